@@ -1,0 +1,11 @@
+"""What to run: cells, grids, the catalogue of models and data sets, declared contrasts.
+
+Imports pydantic and yaml alone, so that planning is instant on a machine without torch, ray or mlflow.
+"""
+
+from grids.cell import Cell, Evaluation
+from grids.errors import InputError
+from grids.grid import Expansion, Grid
+from grids.load import load_grid
+
+__all__ = ["Cell", "Evaluation", "Expansion", "Grid", "InputError", "load_grid"]

@@ -1,0 +1,383 @@
+"""Cell: one training run, fully described; its canonical form, key, arm_key and label.
+
+The key is a hash of everything that can change the policy which the cell trains, and of nothing
+else: see `Cell.canonical`. Defaults are the paper's settings (arXiv 2601.22532) and, where it is
+silent, verl's. Leaves out enumeration (`grid.py`) and training (`workers`).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Collection
+from functools import lru_cache
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    TypeAdapter,
+    ValidationError,
+    model_validator,
+)
+
+from grids.catalog import (
+    DATASETS,
+    ESTIMATORS,
+    FLEXIBLE,
+    GRADER_VERSIONS,
+    MODELS,
+    REWARDS,
+    DatasetSpec,
+    ModelSpec,
+    pinned,
+)
+from grids.errors import listed, nearest
+
+# Raised when a fix changes what some settings train; enters every key.
+SEMANTICS = 1
+
+
+def _off_is(value: Any, off: Any) -> Any:
+    return off if value is False or value in (None, "off", "none", "no") else value
+
+
+OffIsZero = BeforeValidator(lambda value: _off_is(value, 0.0))
+OffIsNone = BeforeValidator(lambda value: _off_is(value, None))
+Positive = Annotated[int, Field(gt=0)]
+Rate = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Finite = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+
+
+class Evaluation(BaseModel):
+    """How a cell is scored. It has a key of its own: a new evaluation retrains nothing."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    every: Positive = Field(100, description="rounds between evaluations")
+    primary: Literal["greedy", "sampled"] = Field(
+        "greedy", description="the one Pass@1 that contrasts use"
+    )
+    samples: int = Field(0, ge=0, description="K samples a question at the base and final; 0: none")
+    temperature: Rate = Field(1.0, description="of those samples")
+    test_questions: Positive | None = Field(None, description="first N of the test set; null: all")
+    train_questions: int = Field(500, ge=0, description="size of the fixed train subset")
+
+    @model_validator(mode="after")
+    def _sampled_needs_samples(self) -> Self:
+        if self.primary == "sampled" and self.samples == 0:
+            raise ValueError("primary: sampled needs eval.samples of at least 1 (4 is usual)")
+        return self
+
+
+class Cell(BaseModel):
+    """One training run. (batch, rollouts, replay) is the paper's (B, n, m)."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    # What is trained, on what.
+    model: str = Field(description="name in the catalogue of models")
+    dataset: str = Field(description="name in the catalogue of data sets")
+    seed: int = Field(0, ge=0, description="of prompt order and sampling")
+
+    # The design choices of the paper.
+    batch: Positive = Field(32, description="queries a round, B")
+    rollouts: Positive = Field(1, description="fresh rollouts a query, n")
+    replay: int = Field(0, ge=0, description="replayed rollouts a query, m")
+    advantage: str = Field("raw", description="estimator: a name in workers.advantages")
+    singleton: Literal["raw", "zero", "batch_mean"] = Field(
+        "raw", description="what a group-relative advantage gives over a group of one"
+    )
+    replay_mode: Literal["baseline", "train"] = Field(
+        "baseline", description="replayed rollouts join the baseline only, or take gradient too"
+    )
+    replay_fill: Literal["cold", "base"] = "cold"
+    replay_max_age: Positive | None = Field(None, description="in rounds; null: no limit")
+
+    # The update.
+    lr: Rate = Field(1e-6, description="learning rate, constant")
+    kl: Annotated[Finite, OffIsZero] = Field(0.001, description="KL coefficient; off: none")
+    kl_form: Literal["k1", "k2", "k3"] = "k3"
+    kl_on_signal_only: bool = Field(False, description="no KL where the advantage is zero")
+    clip: Annotated[Rate | None, OffIsNone] = Field(0.2, description="PPO clip; off: none")
+    clip_high: Rate | None = Field(None, description="upper clip where it differs")
+    dual_clip: Annotated[Rate | None, OffIsNone] = Field(3.0, description="verl's clip_ratio_c")
+    aggregation: Literal[
+        "token_mean_micro_batch", "token_mean", "seq_mean_token_mean", "seq_mean_token_sum"
+    ] = Field("token_mean_micro_batch", description="how token losses become one number")
+    micro_batch: Positive = Field(4, description="rows over which token losses are averaged")
+    updates_per_round: Positive = 1
+    weight_decay: Finite = 0.01
+    adam_beta1: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    adam_beta2: Annotated[float, Field(ge=0, lt=1)] = 0.999
+    max_grad_norm: Rate = 1.0
+    importance_correction: bool = Field(False, description="engine against trainer (verl: off)")
+    lora_rank: int = Field(0, ge=0, description="0: all weights are trained")
+
+    # Text.
+    temperature: Rate = Field(1.0, description="of training rollouts")
+    max_prompt: Positive = Field(512, description="longest question, tokens")
+    max_response: Positive = Field(1024, description="longest response, tokens")
+    grader: str = Field("", description="how answers are checked; empty: the data set's")
+    reward: str = Field("correct", description="grade -> reward: a name in workers.rewards")
+
+    # How it is computed: explicit, never chosen by the machine.
+    engine: Literal["transformers", "vllm"] = "transformers"
+    precision: Literal["fp32", "bf16"] = Field("bf16", description="of compute; master fp32")
+
+    # Not in the key: horizon, evaluation, resources.
+    rounds: Positive = 1000
+    eval: Evaluation = Evaluation()
+    rows_per_pass: Positive | None = Field(None, description="bounds memory only; null: chosen")
+    gradient_checkpointing: bool = False
+    gpus: Annotated[float, Field(ge=0)] = Field(1.0, description="share of a GPU, where there is one")
+    keep: Literal["none", "weights"] = "weights"
+
+    # Filled in from the catalogue: content, not names.
+    model_spec: ModelSpec
+    dataset_spec: DatasetSpec
+
+    @model_validator(mode="before")
+    @classmethod
+    def _resolve(cls, data: Any) -> Any:
+        """Fill specs and, below what is given, the defaults that they bring."""
+        if not isinstance(data, dict):
+            return data
+        model = _spec(data, "model", MODELS)
+        dataset = _spec(data, "dataset", DATASETS)
+        filled: dict[str, Any] = {**model.defaults, **dataset.defaults, **data}
+        filled |= {"model_spec": model, "dataset_spec": dataset}
+        return filled | {"grader": filled.get("grader") or dataset.grader}
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        for name, allowed in NAMED.items():
+            _check_name(name, getattr(self, name), allowed)
+        _check_built(self)
+        _check_context(self)
+        _check_batch(self)
+        return self
+
+    @property
+    def generated_per_step(self) -> int:
+        """Fresh rollouts a round, B × n."""
+        return self.batch * self.rollouts
+
+    @property
+    def samples_per_step(self) -> int:
+        """Rollouts that a round uses, B × (n + m)."""
+        return self.batch * (self.rollouts + self.replay)
+
+    @property
+    def rows_per_update(self) -> int:
+        """Rollouts that take gradient in one optimiser step."""
+        rows = self.samples_per_step if self.replay_mode == "train" else self.generated_per_step
+        return rows // self.updates_per_round
+
+    @property
+    def on_policy(self) -> bool:
+        """Every update is made with the policy that sampled, so that all ratios are 1."""
+        return self.updates_per_round == 1 and not (self.replay and self.replay_mode == "train")
+
+    @property
+    def flexible_grader(self) -> str | None:
+        """The lenient reading of the same answers, a secondary metric."""
+        return FLEXIBLE.get(self.grader)
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(B, n, m)."""
+        return (self.batch, self.rollouts, self.replay)
+
+    def canonical(self) -> dict[str, Any]:
+        """Everything that can change the trained policy, as JSON; equal policies, equal form.
+
+        Settings that equal their default are left out, so that adding a field keeps old keys;
+        so are settings that are inert in this cell.
+        """
+        settings = self._settings()
+        for name in _inert(self):
+            settings.pop(name, None)
+        changed = {k: v for k, v in settings.items() if v != type(self).model_fields[k].default}
+        dataset = self.dataset_spec
+        return changed | {
+            "semantics": SEMANTICS,
+            "seed": self.seed,
+            "model": self.model_spec.revision,
+            "dataset": [dataset.revision, dataset.config, dataset.question, dataset.answer_after],
+            "prompt": dataset.prompt,
+            "grader": [self.grader, GRADER_VERSIONS[self.grader]],
+            "engine": self.engine,
+            "precision": self.precision,
+        }
+
+    def _settings(self) -> dict[str, Any]:
+        settings = self.model_dump(exclude=_NOT_IDENTITY)
+        settings["micro_batch"] = min(self.micro_batch, self.rows_per_update)
+        if self.advantage != "raw" and self.rollouts + self.replay == 1 and self.singleton == "raw":
+            settings["advantage"] = "raw"
+        return settings
+
+    @property
+    def key(self) -> str:
+        """16 hexadecimal digits over `canonical`."""
+        return _digest(self.canonical())
+
+    @property
+    def arm_key(self) -> str:
+        """The key without the seed."""
+        form = self.canonical()
+        form.pop("seed", None)
+        return _digest(form)
+
+    @property
+    def eval_key(self) -> str:
+        """Of the evaluation and its grader; neither is part of `key`."""
+        form = self.eval.model_dump(exclude={"every", "primary"})
+        form["grader"] = [self.grader, GRADER_VERSIONS[self.grader]]
+        return _digest(form | {"max_response": self.max_response})
+
+    @property
+    def base_key(self) -> str:
+        """Of the base evaluation: shared by all cells with equal model, data set and evaluation."""
+        names = ("model", "dataset", "prompt", "engine", "precision")
+        form = {k: v for k, v in self.canonical().items() if k in names}
+        return _digest(form | {"eval": self.eval_key, "max_prompt": self.max_prompt})
+
+    @property
+    def arm_label(self) -> str:
+        """For people: `qwen2.5-0.5b-instruct gsm8k (32,8,0) grpo`."""
+        b, n, m = self.shape
+        return f"{self.model} {self.dataset} ({b},{n},{m}) {self.advantage}"
+
+    @property
+    def label(self) -> str:
+        """For people: the arm and its seed."""
+        return f"{self.arm_label} s{self.seed}"
+
+
+# Settings whose value is a name of a registry elsewhere.
+NAMED: dict[str, Collection[str]] = {
+    "advantage": ESTIMATORS,
+    "reward": REWARDS,
+    "grader": GRADER_VERSIONS,
+}
+
+_NOT_IDENTITY = {
+    "model", "dataset", "model_spec", "dataset_spec", "grader", "engine", "precision",
+    "rounds", "eval", "rows_per_pass", "gradient_checkpointing", "gpus", "keep",
+}  # fmt: skip
+
+
+@lru_cache(maxsize=128)
+def _adapter(annotation: Any) -> TypeAdapter[Any]:
+    return TypeAdapter(annotation)
+
+
+def check_setting(name: str, value: Any) -> None:
+    """Raise `ValueError`, naming the setting and what is allowed, where `value` cannot be it."""
+    head, _, part = name.partition(".")
+    fields = Evaluation.model_fields if part else Cell.model_fields
+    info = fields[part or head]
+    try:
+        _adapter(info.rebuild_annotation()).validate_python(value)
+    except ValidationError as error:
+        finding = error.errors()[0]
+        inner = "".join(f".{part}" for part in finding["loc"] if isinstance(part, str))
+        message = finding["msg"][:1].lower() + finding["msg"][1:]
+        place = f"{inner.removeprefix('.')}: " if inner else ""
+        raise ValueError(f"{place}{message}; got {finding['input']!r}") from None
+    if name in NAMED:
+        _check_name(name, value, NAMED[name])
+
+
+def _check_name(name: str, value: str, allowed: Collection[str]) -> None:
+    if value not in allowed and value != "":
+        raise ValueError(
+            f"{name}: unknown name; got {value!r}; "
+            f"allowed: {listed(allowed)}{nearest(value, allowed)}"
+        )
+
+
+def _digest(form: dict[str, Any]) -> str:
+    text = json.dumps(form, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _inert(cell: Cell) -> set[str]:
+    """Settings that cannot change what this cell trains."""
+    inert: set[str] = set()
+    if cell.on_policy:
+        inert |= {"clip", "clip_high", "dual_clip"}
+    if cell.kl == 0:
+        inert |= {"kl_form", "kl_on_signal_only"}
+    if cell.replay == 0:
+        inert |= {"replay_mode", "replay_fill", "replay_max_age"}
+    if cell.advantage == "raw" or cell.rollouts > 1 or _is_raw_alone(cell):
+        inert |= {"singleton"}
+    if cell.aggregation != "token_mean_micro_batch":
+        inert |= {"micro_batch"}
+    if cell.engine == "transformers":
+        inert |= {"importance_correction"}
+    return inert
+
+
+def _is_raw_alone(cell: Cell) -> bool:
+    return cell.rollouts + cell.replay == 1 and cell.singleton == "raw"
+
+
+def _spec(data: dict[str, Any], kind: str, catalogue: dict[str, Any]) -> Any:
+    given = data.get(f"{kind}_spec")
+    if given is not None:
+        cls = ModelSpec if kind == "model" else DatasetSpec
+        return given if isinstance(given, cls) else cls.model_validate(given)
+    name = data.get(kind)
+    if name not in catalogue:
+        raise ValueError(
+            f"{kind}: unknown name; got {name!r}; "
+            f"allowed: {listed(catalogue)}{nearest(name, catalogue)}"
+        )
+    return pinned(catalogue[str(name)])
+
+
+def _check_context(cell: Cell) -> None:
+    longest = cell.max_prompt + cell.max_response
+    if longest > cell.model_spec.context:
+        raise ValueError(
+            f"max_prompt {cell.max_prompt} + max_response {cell.max_response} = {longest} tokens "
+            f"exceed the context of {cell.model} ({cell.model_spec.context} tokens); lower one"
+        )
+
+
+def _check_batch(cell: Cell) -> None:
+    rows = cell.dataset_spec.train_rows
+    if rows is not None and cell.batch > rows:
+        raise ValueError(
+            f"batch: larger than the train set; got {cell.batch}; "
+            f"{cell.dataset} has {rows} train questions, so at most {rows} is allowed"
+        )
+    if cell.batch % cell.updates_per_round:
+        raise ValueError(
+            f"updates_per_round: {cell.updates_per_round} does not divide the batch {cell.batch}"
+        )
+
+
+# Values that the schema has and no worker computes yet: refused, never silently ignored.
+NOT_BUILT: dict[str, tuple[Any, ...]] = {
+    "engine": ("vllm",),
+    "replay_mode": ("train",),
+    "replay_fill": ("base",),
+    "kl_form": ("k1", "k2"),
+    "kl_on_signal_only": (True,),
+    "importance_correction": (True,),
+}
+
+
+def _check_built(cell: Cell) -> None:
+    for name, values in NOT_BUILT.items():
+        if (got := getattr(cell, name)) in values:
+            default = type(cell).model_fields[name].default
+            raise ValueError(f"{name}: {got!r} is not built yet; allowed: {default!r}")
+    if cell.lora_rank:
+        raise ValueError(f"lora_rank: {cell.lora_rank} is not built yet; allowed: 0")

@@ -1,0 +1,251 @@
+"""Grid: base + axes + seeds + budget + exclude + contrasts -> cells.
+
+Every combination of the axes is either a cell or is named with the reason why it is not. Leaves out
+reading files (`load.py`) and what is already trained (`orchestrator.plan`).
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from grids.catalog import DatasetSpec, ModelSpec, pinned
+from grids.cell import Cell, Evaluation, check_setting
+from grids.contrast import Contrast
+from grids.errors import InputError, listed, nearest
+
+NAME = r"^[A-Za-z0-9][A-Za-z0-9_.-]*$"
+RESOLVED = {"model_spec", "dataset_spec", "seed"}
+
+
+class Budget(BaseModel):
+    """Keep the combinations that spend exactly this much a round."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    samples_per_step: int | None = Field(None, gt=0, description="batch × (rollouts + replay)")
+    generated_per_step: int | None = Field(None, gt=0, description="batch × rollouts")
+
+    @model_validator(mode="after")
+    def _names_one(self) -> Self:
+        if self.samples_per_step is None and self.generated_per_step is None:
+            raise ValueError("names no bound; allowed: samples_per_step, generated_per_step")
+        return self
+
+    def refuses(self, settings: dict[str, Any]) -> str | None:
+        """Why the budget drops these settings, or None where it keeps them."""
+        batch, fresh, replayed = (
+            settings.get(name, Cell.model_fields[name].default)
+            for name in ("batch", "rollouts", "replay")
+        )
+        samples, generated = batch * (fresh + replayed), batch * fresh
+        if self.samples_per_step not in (None, samples):
+            return f"{samples} samples per step, the budget is {self.samples_per_step}"
+        if self.generated_per_step not in (None, generated):
+            return f"{generated} generated per step, the budget is {self.generated_per_step}"
+        return None
+
+
+@dataclass(frozen=True)
+class Dropped:
+    """A combination without a cell of its own, and why."""
+
+    label: str
+    kind: str  # "budget" | "excluded" | "inert" | "merged"
+    reason: str
+    key: str | None = None  # of the cell that it is the same as
+
+
+@dataclass(frozen=True)
+class Expansion:
+    """What a grid's axes come to."""
+
+    cells: tuple[Cell, ...] = ()
+    dropped: tuple[Dropped, ...] = field(default=())
+
+
+class Grid(BaseModel):
+    """A declared set of cells."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    name: str = Field(pattern=NAME, description="of this grid: unique within a study")
+    study: str = Field("default", pattern=NAME, description="MLflow experiment and store folder")
+    about: str = ""
+    section: str | None = Field(None, description="of the paper, for reported numbers")
+    assumed: bool = Field(False, description="what the section compares is our reading")
+    base: dict[str, Any] = Field({}, description="settings of every cell")
+    axes: dict[str, list[Any]] = Field({}, description="setting -> its values; all combinations")
+    seeds: list[int] = Field([0], min_length=1)
+    budget: Budget | None = None
+    exclude: list[dict[str, Any]] = Field(
+        [], description="settings (value or list) of cells to leave out; `why` is the reason"
+    )
+    contrasts: list[Contrast] = []
+    models: dict[str, ModelSpec] = Field({}, description="models of your own, by name")
+    datasets: dict[str, DatasetSpec] = Field({}, description="data sets of your own, by name")
+    extends: str | None = Field(None, description="another grid file, which this one overrides")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _name_specs(cls, data: Any) -> Any:
+        """A spec under `models:` or `datasets:` is named by its key."""
+        if not isinstance(data, dict):
+            return data
+        named = dict(data)
+        for kind in ("models", "datasets"):
+            if isinstance(specs := data.get(kind), dict):
+                named[kind] = {
+                    name: {"name": name, **spec} if isinstance(spec, dict) else spec
+                    for name, spec in specs.items()
+                }
+        return named
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        for where, names in self._settings_named():
+            _check_settings(where, names)
+        for name, value in self.base.items():
+            _check_value(f"base.{name}", name, value)
+        for axis, values in self.axes.items():
+            if not values:
+                raise ValueError(f"axes.{axis}: no values; give at least one")
+            _check_unique(f"axes.{axis}", values)
+            for value in values:
+                _check_value(f"axes.{axis}", axis, value)
+        _check_unique("seeds", self.seeds)
+        _check_unique("contrasts", [contrast.name for contrast in self.contrasts])
+        return self
+
+    def _settings_named(self) -> Iterator[tuple[str, Iterable[str]]]:
+        yield "base", self.base
+        yield "axes", self.axes
+        for i, rule in enumerate(self.exclude):
+            yield f"exclude.{i}", rule.keys() - {"why"}
+        for i, contrast in enumerate(self.contrasts):
+            for part, settings in (("a", contrast.a), ("b", contrast.b), ("with", contrast.with_)):
+                yield f"contrasts.{i}.{part}", settings
+
+    def cells(self) -> tuple[Cell, ...]:
+        """The cells, each once, in the order of the axes, seed by seed.
+
+        Raises `InputError` where none is left or where a combination is not a valid cell.
+        """
+        return self.expansion.cells
+
+    @cached_property
+    def expansion(self) -> Expansion:
+        """Cells, and every combination that became none, with its reason."""
+        cells: dict[str, Cell] = {}
+        dropped: list[Dropped] = []
+        combinations = [self._combine(values) for values in itertools.product(*self.axes.values())]
+        for seed, settings in itertools.product(self.seeds, combinations):
+            self._place({**settings, "seed": seed}, cells, dropped)
+        if not cells:
+            reasons = "; ".join(dict.fromkeys(d.reason for d in dropped)) or "no combination"
+            raise InputError(
+                f"grid {self.name}: no cell is left of {len(combinations)} combinations "
+                f"({reasons}); loosen the budget or exclude, or widen an axis"
+            )
+        return Expansion(tuple(cells.values()), tuple(dropped))
+
+    def _combine(self, values: tuple[Any, ...]) -> dict[str, Any]:
+        chosen = dict(zip(self.axes, values, strict=True))
+        merged = {**self.base, **chosen}
+        for part in ("eval",):  # an axis may set one key of it, as `eval.samples`
+            nested = {k.split(".", 1)[1]: merged.pop(k) for k in list(merged) if "." in k}
+            if nested:
+                merged[part] = {**merged.get(part, {}), **nested}
+        return merged
+
+    def _place(
+        self, settings: dict[str, Any], cells: dict[str, Cell], dropped: list[Dropped]
+    ) -> None:
+        """Add one combination to the cells, or to the dropped with the reason."""
+        label = _label(settings)
+        if self.budget and (why := self.budget.refuses(settings)):
+            dropped.append(Dropped(label, "budget", why))
+        elif (rule := self._excluding(settings)) is not None:
+            dropped.append(Dropped(label, "excluded", str(rule.get("why", f"exclude: {rule}"))))
+        elif why := without_effect(cell := self.cell(settings)):
+            dropped.append(Dropped(cell.label, "inert", why))
+        elif (twin := cells.get(cell.key)) is not None:
+            why = f"trains the same policy as {twin.label}{_why_same(cell, twin)}"
+            dropped.append(Dropped(cell.label, "merged", why, cell.key))
+        else:
+            cells[cell.key] = cell
+
+    def cell(self, settings: dict[str, Any]) -> Cell:
+        """One combination as a cell, with this grid's own models and data sets."""
+        own: dict[str, Any] = {}
+        if (model := settings.get("model")) in self.models:
+            own["model_spec"] = pinned(self.models[str(model)])
+        if (dataset := settings.get("dataset")) in self.datasets:
+            own["dataset_spec"] = pinned(self.datasets[str(dataset)])
+        return Cell(**settings, **own)
+
+    def _excluding(self, settings: dict[str, Any]) -> dict[str, Any] | None:
+        for rule in self.exclude:
+            tests = {k: v if isinstance(v, list) else [v] for k, v in rule.items() if k != "why"}
+            if all(_value(settings, name) in values for name, values in tests.items()):
+                return rule
+        return None
+
+    def arm(self, contrast: Contrast, side: str) -> dict[str, Any]:
+        """Settings of one side of a contrast: its own over those of both."""
+        return {**contrast.with_, **(contrast.a if side == "a" else contrast.b)}
+
+
+def without_effect(cell: Cell) -> str | None:
+    """Why a cell would repeat another at a higher price, or None."""
+    if cell.replay and cell.replay_mode == "baseline" and cell.advantage == "raw":
+        return "replay in baseline mode changes nothing under the raw advantage"
+    return None
+
+
+def _why_same(cell: Cell, twin: Cell) -> str:
+    if cell.advantage != twin.advantage and cell.rollouts + cell.replay == 1:
+        return " (a group of one earns the raw reward: singleton: raw)"
+    return ""
+
+
+def _value(settings: dict[str, Any], name: str) -> Any:
+    return settings.get(name, Cell.model_fields[name].default)
+
+
+def _label(settings: dict[str, Any]) -> str:
+    b, n, m = (_value(settings, k) for k in ("batch", "rollouts", "replay"))
+    names = [str(settings.get(k, "?")) for k in ("model", "dataset")]
+    return f"{' '.join(names)} ({b},{n},{m}) {_value(settings, 'advantage')} s{settings['seed']}"
+
+
+def _check_settings(where: str, names: Iterable[str]) -> None:
+    allowed = set(Cell.model_fields) - RESOLVED
+    for name in names:
+        head = str(name).split(".", 1)[0]
+        if head == "seed":
+            raise ValueError(f"{where}.seed: seeds are listed under `seeds:`")
+        if head == "eval" and "." in str(name):
+            allowed = {f"eval.{part}" for part in Evaluation.model_fields}
+        if name not in allowed:
+            raise ValueError(
+                f"{where}.{name}: unknown key; allowed: {listed(allowed)}{nearest(name, allowed)}"
+            )
+
+
+def _check_value(where: str, name: str, value: Any) -> None:
+    if name in ("model", "dataset"):
+        return  # resolved, with the grid's own, when the cell is made
+    try:
+        check_setting(name, value)
+    except ValueError as error:
+        raise ValueError(f"{where}: {str(error).removeprefix(f'{name}: ')}") from None
+
+
+def _check_unique(where: str, values: list[Any]) -> None:
+    for i, value in enumerate(values):
+        if value in values[:i]:
+            raise ValueError(f"{where}: {value!r} is there twice; name each once")

@@ -1,0 +1,288 @@
+"""YAML -> Grid. An error names file, line, key, what was got, what is allowed.
+
+`yaml.safe_load` alone is not enough: it knows no lines, takes the second of two equal keys without a
+word, reads `1e-6` as text and `off` as False. Leaves out the meaning of the keys (`grid.py`).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import ValidationError
+
+from grids.cell import Cell
+from grids.errors import InputError, listed, nearest
+from grids.grid import Grid
+
+Where = tuple[str | int, ...]
+
+
+class _Loader(yaml.SafeLoader):
+    """SafeLoader with YAML 1.2's numbers and truth values: `1e-6` is a number, `off` a word."""
+
+
+_Loader.yaml_implicit_resolvers = {
+    first: [(tag, rx) for tag, rx in rules if tag not in ("tag:yaml.org,2002:bool",)]
+    for first, rules in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:bool", re.compile(r"^(?:true|True|TRUE|false|False|FALSE)$"), list("tTfF")
+)
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"^[-+]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)[eE][-+]?[0-9]+$"),
+    list("-+.0123456789"),
+)
+
+
+class _Source:
+    """One file's content and the line of each key."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.lines: dict[Where, int] = {}
+        self.data = self._read()
+
+    def _read(self) -> dict[str, Any]:
+        try:
+            text = self.path.read_text(encoding="utf-8")
+            node = yaml.compose(text, Loader=_Loader)
+        except OSError as error:
+            raise InputError(f"{self.path}: cannot be read: {error.strerror}") from None
+        except UnicodeDecodeError:
+            raise InputError(f"{self.path}: is not UTF-8 text") from None
+        except yaml.MarkedYAMLError as error:
+            line = error.problem_mark.line + 1 if error.problem_mark else 1
+            raise InputError(f"{self.path}:{line}: not valid YAML: {error.problem}") from None
+        except yaml.YAMLError as error:
+            raise InputError(f"{self.path}: not valid YAML: {error}") from None
+        data = self._build(node, ()) if node else {}
+        if not isinstance(data, dict):
+            raise InputError(f"{self.path}:1: a grid is a mapping of keys, got {type(data).__name__}")
+        return data
+
+    def _build(self, node: yaml.Node, where: Where) -> Any:
+        self.lines.setdefault(where, node.start_mark.line + 1)
+        if isinstance(node, yaml.MappingNode):
+            return self._mapping(node, where)
+        if isinstance(node, yaml.SequenceNode):
+            return [self._build(item, (*where, i)) for i, item in enumerate(node.value)]
+        return _Loader("").construct_object(node)  # type: ignore[no-untyped-call]
+
+    def _mapping(self, node: yaml.MappingNode, where: Where) -> dict[str, Any]:
+        built: dict[str, Any] = {}
+        for key_node, value_node in node.value:
+            key = key_node.value
+            line = key_node.start_mark.line + 1
+            if key in built:
+                raise InputError(
+                    f"{self.path}:{line}: {_dotted((*where, key))}: duplicate name; "
+                    f"first on line {self.lines[(*where, key)]}; keep one"
+                )
+            self.lines[(*where, key)] = line
+            built[key] = self._build(value_node, (*where, key))
+        return built
+
+    def line(self, where: Where) -> int:
+        """Of the key, or of the nearest key around it."""
+        while where and where not in self.lines:
+            where = where[:-1]
+        return self.lines.get(where, 1)
+
+
+def load_grid(path: str | Path) -> Grid:
+    """The grid in a YAML file.
+
+    Raises `InputError` naming file, line and key for anything that is wrong with it.
+    """
+    source = _Source(Path(path))
+    data = _extended(source, ())
+    _check_axes(source, data)
+    try:
+        grid = Grid.model_validate(_paths_from(data, source.path.parent))
+    except ValidationError as error:
+        raise InputError("\n".join(_told(source, error))) from None
+    _check_cells(source, grid)
+    return grid
+
+
+def load_grids(paths: Iterable[str | Path]) -> list[Grid]:
+    """Several grids; two of one study must not share a name."""
+    seen: dict[tuple[str, str], Path] = {}
+    grids = []
+    for path in dict.fromkeys(Path(p) for p in paths):
+        grid = load_grid(path)
+        if (first := seen.setdefault((grid.study, grid.name), path)) != path:
+            raise InputError(
+                f"{path}: name: duplicate name; got {grid.name!r}, which {first} has too "
+                f"in study {grid.study!r}; rename one"
+            )
+        grids.append(grid)
+    return grids
+
+
+def grid_schema() -> dict[str, Any]:
+    """JSON Schema of a grid file: an editor completes and checks by it."""
+    schema = Grid.model_json_schema(by_alias=True)
+    cell = Cell.model_json_schema()
+    schema["$defs"] = {**schema.get("$defs", {}), **cell.pop("$defs", {})}
+    settings = {k: v for k, v in cell["properties"].items() if not k.endswith("_spec")}
+    settings.pop("seed")
+    base = {"type": "object", "properties": settings, "additionalProperties": False}
+    axes = {k: {"type": "array", "items": v} for k, v in settings.items()}
+    schema["properties"]["base"] |= base
+    schema["properties"]["axes"] |= {"type": "object", "properties": axes}
+    schema["properties"]["axes"].pop("additionalProperties", None)
+    schema["$schema"] = "https://json-schema.org/draft/2020-12/schema"
+    schema["title"] = "banditgrid grid"
+    return schema
+
+
+def _extended(source: _Source, chain: tuple[Path, ...]) -> dict[str, Any]:
+    """The file's keys over those of the grid that it extends, mapping by mapping."""
+    here = source.path.resolve()
+    if here in chain:
+        raise InputError(
+            f"{source.path}:{source.line(('extends',))}: extends: the grid extends itself "
+            f"({' -> '.join(p.name for p in (*chain, here))}); take one `extends` away"
+        )
+    parent = source.data.get("extends")
+    if parent is None:
+        return source.data
+    if not isinstance(parent, str):
+        raise InputError(
+            f"{source.path}:{source.line(('extends',))}: extends: got {parent!r}; "
+            "expected the path of a grid file, relative to this one"
+        )
+    above = _extended(_Source(source.path.parent / parent), (*chain, here))
+    return _overlaid({k: v for k, v in above.items() if k != "extends"}, source.data)
+
+
+def _overlaid(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
+    """`above` over `below`; the mappings base and axes merge, a null takes a key away."""
+    merged = dict(below)
+    for key, value in above.items():
+        if key in ("base", "axes", "models", "datasets") and isinstance(value, dict):
+            merged[key] = {**merged.get(key, {}), **value}
+            merged[key] = {k: v for k, v in merged[key].items() if v is not None}
+        else:
+            merged[key] = value
+    return merged
+
+
+def _paths_from(data: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """Paths of local models and data sets are relative to the grid file."""
+    for kind in ("models", "datasets"):
+        for spec in (data.get(kind) or {}).values():
+            if isinstance(spec, dict) and isinstance(spec.get("path"), str):
+                spec["path"] = str((folder / spec["path"]).resolve())
+    return data
+
+
+def _check_axes(source: _Source, data: dict[str, Any]) -> None:
+    axes = data.get("axes")
+    if not isinstance(axes, dict):
+        return
+    for axis, values in axes.items():
+        if not isinstance(values, list):
+            raise InputError(
+                f"{source.path}:{source.line(('axes', axis))}: axes.{axis}: an axis is a list; "
+                f"got {values!r}; write [{values}], or move it to `base:`"
+            )
+
+
+def _check_cells(source: _Source, grid: Grid) -> None:
+    """Expand the grid, so that a bad value is told with its line before anything starts."""
+    try:
+        grid.cells()
+    except ValidationError as error:
+        raise InputError("\n".join(_told_cell(source, grid, error))) from None
+    except InputError as error:
+        raise InputError(f"{source.path}:{source.line(('axes',))}: {error}") from None
+    for i, contrast in enumerate(grid.contrasts):
+        for side in ("a", "b"):
+            _check_arm(source, grid, i, grid.arm(contrast, side), side)
+
+
+def _check_arm(source: _Source, grid: Grid, i: int, arm: dict[str, Any], side: str) -> None:
+    keys = {cell.key for cell in grid.cells()}
+    for cell in grid.cells():
+        given = cell.model_dump(exclude={"model_spec", "dataset_spec"})
+        if grid.cell({**_written(given, cell), **arm}).key in keys:
+            return
+    raise InputError(
+        f"{source.path}:{source.line(('contrasts', i, side))}: contrasts.{i}.{side}: "
+        f"no cell of the grid has the arm {arm}; add its values to the axes"
+    )
+
+
+def _written(given: dict[str, Any], cell: Cell) -> dict[str, Any]:
+    return {**given, "model_spec": cell.model_spec, "dataset_spec": cell.dataset_spec}
+
+
+def _told(source: _Source, error: ValidationError) -> list[str]:
+    """pydantic's findings as our messages: file, line, key, got, allowed."""
+    told = []
+    for finding in error.errors():
+        where = tuple(finding["loc"])
+        key = _dotted(where)
+        place = f"{source.path}:{source.line(where)}: "
+        place += f"{key}: " if key else ""
+        if finding["type"] == "extra_forbidden":
+            allowed = _allowed_beside(where)
+            told.append(
+                f"{place}unknown key; allowed: {listed(allowed)}{nearest(where[-1], allowed)}"
+            )
+        elif finding["type"] == "value_error":
+            told.append(_with_line(source, str(finding["ctx"]["error"]), place))
+        else:
+            told.append(f"{place}{_lower(finding['msg'])}; got {finding['input']!r}")
+    return told
+
+
+def _told_cell(source: _Source, grid: Grid, error: ValidationError) -> list[str]:
+    """Findings about one cell, told at the line of the setting that brought them."""
+    told = []
+    for finding in error.errors():
+        text = _lower(finding["msg"]).removeprefix("value error, ")
+        if finding["loc"]:
+            text = f"{_dotted(finding['loc'])}: {text}; got {finding['input']!r}"
+        name = re.split(r"[.: ]", text, maxsplit=1)[0]
+        where: Where = next((w for w in (("axes", name), ("base", name)) if w in source.lines), ())
+        told.append(f"{source.path}:{source.line(where)}: grid {grid.name}: {text}")
+    return list(dict.fromkeys(told))
+
+
+def _with_line(source: _Source, text: str, place: str) -> str:
+    """A validator's own message often begins with the key: tell it at that key's line."""
+    head = text.split(":", 1)[0]
+    where: Where = tuple(int(p) if p.isdigit() else p for p in head.split("."))
+    if where in source.lines:
+        return f"{source.path}:{source.line(where)}: {text}"
+    return place + text
+
+
+def _allowed_beside(where: Where) -> list[str]:
+    fields: dict[str, Any] = Grid.model_fields
+    if len(where) > 1:
+        name = str(where[0])
+        from grids.catalog import DatasetSpec, ModelSpec
+        from grids.contrast import Contrast
+        from grids.grid import Budget
+
+        of = {"budget": Budget, "contrasts": Contrast, "models": ModelSpec}
+        of |= {"datasets": DatasetSpec}
+        fields = of[name].model_fields if name in of else fields
+    return [field.alias or name for name, field in fields.items()]
+
+
+def _dotted(where: Iterable[str | int]) -> str:
+    return ".".join(str(part) for part in where)
+
+
+def _lower(text: str) -> str:
+    return text[:1].lower() + text[1:]

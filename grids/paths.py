@@ -1,0 +1,125 @@
+"""Where everything of a study lies: one class owns every path of a store.
+
+A store is a folder that all workers share. It holds `mlflow.db` and, for each study, its cells by
+key, the base evaluations that cells share, and the registered contrasts. Leaves out what the files
+hold (`outcome.py` names them).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from grids import outcome
+
+
+@dataclass(frozen=True)
+class CellPaths:
+    """The files of one cell."""
+
+    directory: Path
+
+    @property
+    def cell(self) -> Path:
+        return self.directory / outcome.CELL_FILE
+
+    @property
+    def journal(self) -> Path:
+        return self.directory / outcome.JOURNAL_FILE
+
+    @property
+    def timings(self) -> Path:
+        return self.directory / outcome.TIMINGS_FILE
+
+    @property
+    def outcomes(self) -> Path:
+        return self.directory / outcome.OUTCOMES_FILE
+
+    @property
+    def samples(self) -> Path:
+        return self.directory / outcome.SAMPLES_FILE
+
+    @property
+    def provenance(self) -> Path:
+        return self.directory / outcome.PROVENANCE_FILE
+
+    @property
+    def checkpoint(self) -> Path:
+        return self.directory / outcome.CHECKPOINT_DIR
+
+    @property
+    def done(self) -> Path:
+        return self.directory / outcome.DONE_FILE
+
+    @property
+    def failed(self) -> Path:
+        return self.directory / outcome.FAILED_FILE
+
+
+@dataclass(frozen=True)
+class StudyPaths:
+    """The files of one study."""
+
+    directory: Path
+
+    @property
+    def cells(self) -> Path:
+        return self.directory / "cells"
+
+    @property
+    def shared(self) -> Path:
+        """Base evaluations that cells of this study share."""
+        return self.directory / "shared"
+
+    @property
+    def registrations(self) -> Path:
+        """One JSON line a declared contrast, with the time of its registration."""
+        return self.directory / "contrasts.jsonl"
+
+    def cell(self, key: str) -> CellPaths:
+        return CellPaths(self.cells / key)
+
+
+@dataclass(frozen=True)
+class Store:
+    """A store: `./store` unless told otherwise."""
+
+    root: Path
+
+    def study(self, name: str) -> StudyPaths:
+        return StudyPaths(self.root / name)
+
+    @property
+    def tracking_uri(self) -> str:
+        """MLflow's database in the store."""
+        return f"sqlite:///{(self.root / 'mlflow.db').resolve()}"
+
+
+def read_json(path: Path) -> dict[str, Any] | None:
+    """The object in a JSON file, or None where there is no file."""
+    try:
+        loaded: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    return loaded
+
+
+def write_json(path: Path, content: dict[str, Any]) -> None:
+    """Write a JSON file so that a reader sees the old content or the new, never a part."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    scratch = path.with_name(f".{path.name}.{os.getpid()}")
+    scratch.write_text(json.dumps(content, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+    os.replace(scratch, path)
+
+
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    """The objects of a JSON-lines file; a last line without its newline is not yet written."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        return []
+    whole = text[: text.rfind("\n") + 1]
+    return [json.loads(line) for line in whole.splitlines()]
