@@ -1,6 +1,6 @@
 """What to run: cells, grids, the catalogue of models and data sets, declared contrasts.
 
-Imports pydantic and yaml alone, so that planning is instant on a machine without torch, ray or mlflow.
+Imports pydantic and yaml alone, so that planning is instant where there is no torch, ray or mlflow.
 """
 
 from grids.cell import Cell, Evaluation

@@ -24,12 +24,8 @@ ESTIMATORS = ("raw", "grpo")
 REWARDS = ("correct",)
 FLEXIBLE = {"gsm8k": "gsm8k-flexible", "math": "math-flexible"}
 
-GSM8K_PROMPT = (
-    '{question} Let\'s think step by step and output the final answer after "####".'
-)
-MATH_PROMPT = (
-    "{question} Let's think step by step and output the final answer within \\boxed{}."
-)
+GSM8K_PROMPT = '{question} Let\'s think step by step and output the final answer after "####".'
+MATH_PROMPT = "{question} Let's think step by step and output the final answer within \\boxed{}."
 
 
 class Spec(BaseModel):
@@ -92,6 +88,26 @@ def pinned(spec: S) -> S:
             "or take the path away to load it from the hub"
         )
     return spec.model_copy(update={"revision": fingerprint(folder)})
+
+
+def use_local(models: Path | None, data: Path | None) -> None:
+    """Read catalogue entries from local copies: subfolders by name of `models` and of `data`.
+
+    Raises `InputError` where a folder is named that does not exist.
+    """
+    catalogues: tuple[tuple[Path | None, dict[str, Any]], ...] = (
+        (models, MODELS),
+        (data, DATASETS),
+    )
+    for folder, catalogue in catalogues:
+        if folder is None:
+            continue
+        if not folder.is_dir():
+            raise InputError(f"{folder}: no such folder of local copies")
+        for name, spec in catalogue.items():
+            if not spec.embedded and (folder / name).is_dir():
+                path = str((folder / name).resolve())
+                catalogue[name] = spec.model_copy(update={"path": path})
 
 
 def _files(folder: Path) -> list[Path]:

@@ -131,7 +131,9 @@ class Cell(BaseModel):
     eval: Evaluation = Evaluation()
     rows_per_pass: Positive | None = Field(None, description="bounds memory only; null: chosen")
     gradient_checkpointing: bool = False
-    gpus: Annotated[float, Field(ge=0)] = Field(1.0, description="share of a GPU, where there is one")
+    gpus: Annotated[float, Field(ge=0)] = Field(
+        1.0, description="share of a GPU, where there is one"
+    )
     keep: Literal["none", "weights"] = "weights"
 
     # Filled in from the catalogue: content, not names.

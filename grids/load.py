@@ -1,7 +1,7 @@
 """YAML -> Grid. An error names file, line, key, what was got, what is allowed.
 
-`yaml.safe_load` alone is not enough: it knows no lines, takes the second of two equal keys without a
-word, reads `1e-6` as text and `off` as False. Leaves out the meaning of the keys (`grid.py`).
+`yaml.safe_load` alone is not enough: it knows no lines, takes the second of two equal keys without
+a word, reads `1e-6` as text and `off` as False. Leaves out what the keys mean (`grid.py`).
 """
 
 from __future__ import annotations
@@ -12,11 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
+from grids.catalog import DatasetSpec, ModelSpec
 from grids.cell import Cell
+from grids.contrast import Contrast
 from grids.errors import InputError, listed, nearest
-from grids.grid import Grid
+from grids.grid import Budget, Grid
 
 Where = tuple[str | int, ...]
 
@@ -62,7 +64,9 @@ class _Source:
             raise InputError(f"{self.path}: not valid YAML: {error}") from None
         data = self._build(node, ()) if node else {}
         if not isinstance(data, dict):
-            raise InputError(f"{self.path}:1: a grid is a mapping of keys, got {type(data).__name__}")
+            raise InputError(
+                f"{self.path}:1: a grid is a mapping of keys, got {type(data).__name__}"
+            )
         return data
 
     def _build(self, node: yaml.Node, where: Where) -> Any:
@@ -71,7 +75,7 @@ class _Source:
             return self._mapping(node, where)
         if isinstance(node, yaml.SequenceNode):
             return [self._build(item, (*where, i)) for i, item in enumerate(node.value)]
-        return _Loader("").construct_object(node)  # type: ignore[no-untyped-call]
+        return _Loader("").construct_object(node)
 
     def _mapping(self, node: yaml.MappingNode, where: Where) -> dict[str, Any]:
         built: dict[str, Any] = {}
@@ -267,16 +271,9 @@ def _with_line(source: _Source, text: str, place: str) -> str:
 
 
 def _allowed_beside(where: Where) -> list[str]:
-    fields: dict[str, Any] = Grid.model_fields
-    if len(where) > 1:
-        name = str(where[0])
-        from grids.catalog import DatasetSpec, ModelSpec
-        from grids.contrast import Contrast
-        from grids.grid import Budget
-
-        of = {"budget": Budget, "contrasts": Contrast, "models": ModelSpec}
-        of |= {"datasets": DatasetSpec}
-        fields = of[name].model_fields if name in of else fields
+    of: dict[str, type[BaseModel]] = {"budget": Budget, "contrasts": Contrast}
+    of |= {"models": ModelSpec, "datasets": DatasetSpec}
+    fields = of.get(str(where[0]) if len(where) > 1 else "", Grid).model_fields
     return [field.alias or name for name, field in fields.items()]
 
 

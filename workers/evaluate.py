@@ -1,0 +1,133 @@
+"""Evaluation of a policy: whole question sets in wide passes, greedy or sampled, graded.
+
+Knows nothing of training batches or losses. Leaves out intervals and gains (`analysis`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from grids import outcome
+from grids.cell import Cell
+from workers.data import Question, Questions
+from workers.engine import Response, TransformersEngine
+from workers.grading import GRADERS
+from workers.sampling import fixed_subset, uniforms
+
+Rows = list[dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """Rows for outcomes.parquet and their means by metric name."""
+
+    rows: Rows
+    metrics: dict[str, float]
+
+
+class Evaluator:
+    """Scores one cell's policy on the test set and the fixed train subset."""
+
+    def __init__(self, cell: Cell, questions: Questions, engine: TransformersEngine) -> None:
+        self.cell = cell
+        self.engine = engine
+        revision = cell.dataset_spec.revision
+        subset = fixed_subset(revision, len(questions.train), cell.eval.train_questions)
+        self.train_rows = [int(i) for i in subset]
+        train = tuple(questions.train[i] for i in self.train_rows)
+        self.splits: dict[str, Sequence[Question]] = {"test": questions.test, "train": train}
+
+    def greedy(self, phase: str, round: int, seen: set[int] | None = None) -> Evaluated:
+        """Greedy Pass@1; `seen` are the train questions, by index, that training has drawn."""
+        rows: Rows = []
+        for split, questions in self.splits.items():
+            rows += self._answer(phase, round, split, questions, samples=1, sampled=False)
+        return Evaluated(rows, self._means(rows, "") | self._by_seen(rows, seen))
+
+    def sampled(self, phase: str, round: int, seed: int | None) -> Evaluated:
+        """Pass@1 over `eval.samples` samples a question, of the test set and the train subset."""
+        rows: Rows = []
+        for split, questions in self.splits.items():
+            rows += self._answer(
+                phase, round, split, questions, self.cell.eval.samples, sampled=True, seed=seed
+            )
+        return Evaluated(rows, self._means(rows, outcome.SAMPLED_SUFFIX))
+
+    def _answer(
+        self,
+        phase: str,
+        round: int,
+        split: str,
+        questions: Sequence[Question],
+        samples: int,
+        sampled: bool,
+        seed: int | None = None,
+    ) -> Rows:
+        cell = self.cell
+        asked = [(q, k) for q in questions if not q.too_long for k in range(samples)]
+        numbers = None
+        if sampled:
+            names = [(q.id, k) for q, k in asked]
+            numbers = uniforms(seed, f"{phase} {split}", round, names, cell.max_response)
+        prompts = [q.prompt_ids for q, _ in asked]
+        made = self.engine.generate(prompts, cell.max_response, numbers, cell.eval.temperature)
+        told = {(q.id, k): r for (q, k), r in zip(asked, made, strict=True)}
+        about = {"phase": phase, "round": round, "split": split}
+        about["decoding"] = "sampled" if sampled else "greedy"
+        return [
+            about | self._row(q, k, told.get((q.id, k))) for q in questions for k in range(samples)
+        ]
+
+    def _row(self, question: Question, sample: int, response: Response | None) -> dict[str, Any]:
+        """A graded answer; a question too long to be asked is wrong, unparsed and empty."""
+        text, grade, lenient = "", None, None
+        if response is not None:
+            tokenizer = self.engine.policy.tokenizer
+            text = tokenizer.decode(response.ids, skip_special_tokens=True)
+            grade = GRADERS[self.cell.grader](text, question.gold)
+            if (flexible := self.cell.flexible_grader) is not None:
+                lenient = GRADERS[flexible](text, question.gold)
+        return {
+            "question": question.id,
+            "sample": sample,
+            "correct": float(grade.correct) if grade else 0.0,
+            "flexible": float(lenient.correct) if lenient else (0.0 if grade is None else np.nan),
+            "parsed": bool(grade and grade.parsed),
+            "truncated": bool(response and response.truncated),
+            "tokens": len(response.ids) if response else 0,
+            "completion": text,
+        }
+
+    def _means(self, rows: Rows, suffix: str) -> dict[str, float]:
+        means: dict[str, float] = {}
+        for split in self.splits:
+            chosen = [row for row in rows if row["split"] == split]
+            if not chosen:
+                continue
+            means[f"{split}/pass_at_1{suffix}"] = _mean(chosen, "correct")
+            if self.cell.flexible_grader:
+                means[f"{split}/pass_at_1_flexible{suffix}"] = _mean(chosen, "flexible")
+            if split == "test":
+                columns = ("parsed", "truncated", "tokens")
+                means |= {f"test/{name}{suffix}": _mean(chosen, name) for name in columns}
+        return means
+
+    def _by_seen(self, rows: Rows, seen: set[int] | None) -> dict[str, float]:
+        """Train Pass@1 over questions seen and not yet seen; a part that is empty is absent."""
+        if seen is None:
+            return {}
+        train = [row for row in rows if row["split"] == "train"]
+        is_seen = [index in seen for index in self.train_rows]
+        parts = {
+            outcome.TRAIN_PASS_SEEN: [r for r, s in zip(train, is_seen, strict=True) if s],
+            outcome.TRAIN_PASS_UNSEEN: [r for r, s in zip(train, is_seen, strict=True) if not s],
+        }
+        return {name: _mean(part, "correct") for name, part in parts.items() if part}
+
+
+def _mean(rows: Rows, column: str) -> float:
+    return float(np.mean([row[column] for row in rows]))

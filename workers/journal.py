@@ -1,0 +1,120 @@
+"""A cell's journal, timings, samples and outcomes on disk.
+
+The journal holds only what is reproducible, one JSON line a round, and is the truth about a cell;
+`timings.jsonl` holds what is not. Both are cut back to the checkpoint when a cell goes on. Leaves
+out names of files and metrics (`grids.outcome`) and sending them anywhere (the orchestrator).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from grids.outcome import OUTCOME_COLUMNS
+from grids.paths import CellPaths, read_lines
+
+_SCHEMA = pa.schema(
+    [
+        ("phase", pa.string()), ("round", pa.int64()), ("split", pa.string()),
+        ("decoding", pa.string()), ("question", pa.string()), ("sample", pa.int64()),
+        ("correct", pa.float64()), ("parsed", pa.bool_()), ("truncated", pa.bool_()),
+        ("tokens", pa.int64()), ("completion", pa.string()),
+    ]
+)  # fmt: skip
+
+
+class Journal:
+    """Writes the line-by-line files of one cell."""
+
+    def __init__(self, paths: CellPaths) -> None:
+        self.paths = paths
+
+    def rounds(self) -> list[dict[str, Any]]:
+        """The lines so far; a half-written last line is not one."""
+        return read_lines(self.paths.journal)
+
+    def cut_back(self, last_round: int) -> None:
+        """Drop all lines of later rounds, for they will be written again."""
+        for path in (self.paths.journal, self.paths.timings, self.paths.samples):
+            kept = [line for line in read_lines(path) if line["round"] <= last_round]
+            replace_text(path, "".join(map(_line, kept)))
+
+    def strip_scores(self) -> None:
+        """Take the scores of all rounds away, for they are of another evaluation."""
+        lines = [{k: v for k, v in line.items() if not is_evaluation(k)} for line in self.rounds()]
+        replace_text(self.paths.journal, "".join(map(_line, lines)))
+
+    def score(self, round: int, scores: dict[str, float]) -> None:
+        """Put scores into the line of a round that is already written."""
+        lines = [line | (scores if line["round"] == round else {}) for line in self.rounds()]
+        replace_text(self.paths.journal, "".join(_line(_ordered(line)) for line in lines))
+
+    def write(self, round: int, metrics: dict[str, float]) -> dict[str, Any]:
+        """Append a round's line, on disk when this returns."""
+        line = _ordered({"round": round} | metrics)
+        _append(self.paths.journal, [line], durable=True)
+        return line
+
+    def time(self, round: int, seconds: dict[str, float], attempt: int) -> None:
+        """Append a round's seconds by phase."""
+        rounded = {name: round_to_ms(value) for name, value in seconds.items()}
+        host = socket.gethostname()
+        _append(self.paths.timings, [{"round": round, "host": host, "attempt": attempt} | rounded])
+
+    def show(self, samples: Iterable[dict[str, Any]]) -> None:
+        """Append samples for people to read."""
+        _append(self.paths.samples, samples)
+
+
+def is_evaluation(metric: str) -> bool:
+    """Whether a journal's metric is of an evaluation and not of training."""
+    return metric.startswith(("test/", "train/pass_at_1"))
+
+
+def write_outcomes(path: Path, rows: list[dict[str, Any]]) -> None:
+    """Write graded answers as parquet: a reader sees the old file or the new, never a part."""
+    columns = {name: [row[name] for row in rows] for name in OUTCOME_COLUMNS}
+    scratch = path.with_name(f".{path.name}.{os.getpid()}")
+    pq.write_table(pa.table(columns, schema=_SCHEMA), scratch, compression="zstd")
+    os.replace(scratch, path)
+
+
+def read_outcomes(path: Path) -> list[dict[str, Any]]:
+    """The rows of an outcomes file."""
+    rows: list[dict[str, Any]] = pq.read_table(path).to_pylist()
+    return rows
+
+
+def replace_text(path: Path, text: str) -> None:
+    """Write a text file whole or not at all."""
+    scratch = path.with_name(f".{path.name}.{os.getpid()}")
+    scratch.write_text(text, encoding="utf-8")
+    os.replace(scratch, path)
+
+
+def _ordered(line: dict[str, Any]) -> dict[str, Any]:
+    """The round first, then metrics by name: equal content gives equal lines."""
+    return {"round": line["round"]} | dict(sorted(line.items()))
+
+
+def round_to_ms(seconds: float) -> float:
+    return round(seconds, 3)
+
+
+def _line(content: dict[str, Any]) -> str:
+    return json.dumps(content, ensure_ascii=True) + "\n"
+
+
+def _append(path: Path, lines: Iterable[dict[str, Any]], durable: bool = False) -> None:
+    with path.open("a", encoding="utf-8") as file:
+        file.writelines(map(_line, lines))
+        file.flush()
+        if durable:
+            os.fsync(file.fileno())

@@ -1,0 +1,306 @@
+"""run_cell: one cell -> one trained policy and its outcomes. The only door to the workers.
+
+May be stopped anywhere and called again: it goes on from its checkpoint, and the journal and the
+weights come out as those of an uninterrupted run. Leaves out scheduling, leases and MLflow.
+"""
+
+from __future__ import annotations
+
+import math
+import shutil
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from transformers import PrinterCallback, TrainerCallback
+from transformers.utils import logging as transformers_logging
+
+from grids import outcome
+from grids.cell import Cell
+from grids.errors import InputError
+from grids.outcome import Progress
+from grids.paths import CellPaths, read_json, write_json
+from workers import checkpoint
+from workers.data import Questions, load_questions, prepare
+from workers.engine import TransformersEngine
+from workers.evaluate import Evaluated, Evaluator, Rows
+from workers.journal import Journal, is_evaluation, read_outcomes, write_outcomes
+from workers.models import Policy, check_context, load_policy
+from workers.provenance import provenance
+from workers.sampling import prompt_stream
+from workers.trainer import BanditTrainer
+
+# A checkpoint is due when the last is this old: at most so much work is ever repeated.
+CHECKPOINT_SECONDS = 60.0
+# A Pass@1 below this share of its base is a breakdown.
+COLLAPSE = 0.1
+# Answers kept for people to read at each evaluation.
+SHOWN = 4
+
+Report = Callable[[Progress], None]
+
+
+def run_cell(
+    cell: Cell, directory: Path, report: Report, shared: Path | None = None
+) -> dict[str, Any]:
+    """Train and evaluate a cell, or go on with it, or do nothing where it is done.
+
+    Args:
+        cell: what to train.
+        directory: the cell's own; `grids.outcome` names its files.
+        report: called after each round's journal line is on disk.
+        shared: folder of base evaluations that cells share; None: this cell's alone.
+
+    Returns:
+        The content of done.json.
+
+    Raises:
+        InputError: for what a person can mend (no such model, wrong columns, ...).
+    """
+    paths = CellPaths(Path(directory))
+    if (done := _done(cell, paths)) is not None:
+        return done
+    transformers_logging.disable_progress_bar()
+    rescore = _claim(cell, paths)
+    run = _Run(cell, paths, report, shared or paths.directory / "shared")
+    return run.go(rescore)
+
+
+def _done(cell: Cell, paths: CellPaths) -> dict[str, Any] | None:
+    done = read_json(paths.done)
+    if done is None or done["key"] != cell.key or done["eval_key"] != cell.eval_key:
+        return None
+    return done if done["rounds"] >= cell.rounds or done["status"] == outcome.DIVERGED else None
+
+
+def _claim(cell: Cell, paths: CellPaths) -> bool:
+    """Write cell.json, or refuse a directory that holds another cell.
+
+    Returns whether the cell was evaluated otherwise before, so that its journal's scores are void.
+    """
+    kept = read_json(paths.cell)
+    other = Cell.model_validate(kept) if kept else cell
+    if other.key != cell.key:
+        raise InputError(
+            f"{paths.directory} holds another cell ({other.label}, key {other.key}), "
+            f"not {cell.label} (key {cell.key}); give each cell a directory of its own"
+        )
+    write_json(paths.cell, cell.model_dump(mode="json"))
+    return other.eval_key != cell.eval_key
+
+
+class _Run:
+    """One attempt at a cell."""
+
+    def __init__(self, cell: Cell, paths: CellPaths, report: Report, shared: Path) -> None:
+        self.cell, self.paths, self.report, self.shared = cell, paths, report, shared
+        self.journal = Journal(paths)
+        self.policy: Policy = load_policy(cell)
+        check_context(cell, self.policy.folder)
+        loaded = load_questions(cell.dataset_spec)
+        self.questions: Questions = prepare(loaded, cell, self.policy.tokenizer)
+        self.engine = TransformersEngine(self.policy, cell)
+        self.evaluator = Evaluator(cell, self.questions, self.engine)
+        self.attempt = _attempts(paths) + 1
+        self.last: Evaluated | None = None
+        self.diverged: tuple[int, str] | None = None
+        write_json(paths.provenance, provenance(self.questions.notes) | {"attempt": self.attempt})
+
+    def go(self, rescore: bool) -> dict[str, Any]:
+        """Base evaluation, the rounds that are left, final evaluation, done.json."""
+        self.base = self._base()
+        found = checkpoint.latest(self.paths.checkpoint, self.cell.key)
+        self.start = min(found.round, self.cell.rounds) if found else 0
+        self.journal.cut_back(self.start if found else -1)
+        if rescore:
+            self.journal.strip_scores()
+            self.journal.score(0, self.base.metrics)
+        if not self.journal.rounds():
+            self._write_line(0, self.base.metrics, None)
+        trainer = self._trainer(found)
+        if self.start < self.cell.rounds:
+            trainer.train()
+        return self._finish(trainer)
+
+    def _trainer(self, found: checkpoint.Checkpoint | None) -> BanditTrainer:
+        self.scratch = tempfile.mkdtemp(prefix="banditgrid-")
+        trainer = BanditTrainer(
+            self.cell, self.policy, self.engine, self.questions.train, self.start, self.scratch
+        )
+        trainer.remove_callback(PrinterCallback)
+        trainer.add_callback(_EachRound(self, trainer))
+        if found is not None:
+            checkpoint.restore_weights(found, self.policy.model)
+            trainer.create_optimizer()
+            checkpoint.restore_optimizer(found, trainer.optimizer)
+            trainer.replay.load(found.state["replay"])
+        self.saved_at, self.began = time.monotonic(), time.monotonic()
+        return trainer
+
+    # ---- evaluations
+
+    def _base(self) -> Evaluated:
+        """The base model's evaluation: found where another cell left it, else made and left."""
+        folder = self.shared / self.cell.base_key
+        if (kept := read_json(folder / "metrics.json")) is not None:
+            return Evaluated(read_outcomes(folder / outcome.OUTCOMES_FILE), kept)
+        evaluated = self._evaluate("base", 0, seed=None)
+        folder.mkdir(parents=True, exist_ok=True)
+        write_outcomes(folder / outcome.OUTCOMES_FILE, evaluated.rows)
+        write_json(folder / "metrics.json", evaluated.metrics)
+        return evaluated
+
+    def _evaluate(self, phase: str, round: int, seed: int | None) -> Evaluated:
+        """Greedy, and sampled where the grid asks."""
+        seen = self._seen(round) if phase == "final" else None
+        greedy = self.evaluator.greedy(phase, round, seen)
+        if not self.cell.eval.samples:
+            return greedy
+        sampled = self.evaluator.sampled(phase, round, seed)
+        return Evaluated(greedy.rows + sampled.rows, greedy.metrics | sampled.metrics)
+
+    def _seen(self, round: int) -> set[int]:
+        cell, count = self.cell, len(self.questions.train)
+        drawn = min(round * cell.batch, count)  # an epoch has seen all
+        return set(prompt_stream(cell.dataset_spec.revision, cell.seed, count, 0, drawn).tolist())
+
+    # ---- rounds
+
+    def after_round(self, trainer: BanditTrainer) -> bool:
+        """Evaluate, write, report and save what is due; False where training must stop."""
+        made, began = trainer.round, time.perf_counter()
+        metrics = dict(made.metrics)
+        broken = _not_finite(metrics)
+        last = made.number == self.cell.rounds
+        due = not broken and (last or made.number % self.cell.eval.every == 0)
+        if due:
+            self.last = self._due_evaluation(made.number, last)
+            metrics |= self.last.metrics
+            broken = self._collapsed(self.last)
+            write_outcomes(self.paths.outcomes, self.base.rows + self.last.rows)
+            self._show(made.number, made.rollouts)
+        made.seconds["evaluate"] = time.perf_counter() - began
+        self._write_line(made.number, metrics, trainer)
+        if broken:
+            self.diverged = (made.number, broken)
+            return False
+        self._save(trainer, made.number, due)
+        return True
+
+    def _due_evaluation(self, round: int, last: bool) -> Evaluated:
+        if last:
+            return self._evaluate("final", round, self.cell.seed)
+        return self.evaluator.greedy("final", round, self._seen(round))
+
+    def _collapsed(self, evaluated: Evaluated) -> str:
+        now, base = evaluated.metrics[outcome.TEST_PASS], self.base.metrics[outcome.TEST_PASS]
+        return f"test Pass@1 {now:.3f} fell below a tenth of its base {base:.3f}" * (
+            now < COLLAPSE * base
+        )
+
+    def _write_line(
+        self, round: int, metrics: dict[str, float], trainer: BanditTrainer | None
+    ) -> None:
+        line = self.journal.write(round, metrics)
+        if trainer is not None:
+            self.journal.time(round, trainer.round.seconds, self.attempt)
+        self.report(Progress(round, self.cell.rounds, line, self._seconds_left(round)))
+
+    def _seconds_left(self, round: int) -> float | None:
+        made = round - getattr(self, "start", 0)
+        if round == 0 or made <= 0:
+            return None
+        return (time.monotonic() - self.began) / made * (self.cell.rounds - round)
+
+    def _save(self, trainer: BanditTrainer, round: int, due: bool) -> None:
+        old = time.monotonic() - self.saved_at > CHECKPOINT_SECONDS
+        if due or old:
+            state = {"replay": trainer.replay.state()}
+            checkpoint.save(
+                self.paths.checkpoint,
+                round,
+                self.cell.key,
+                self.policy.model,
+                trainer.optimizer,
+                state,
+            )
+            self.saved_at = time.monotonic()
+
+    def _show(self, round: int, rollouts: list[dict[str, Any]]) -> None:
+        texts = {q.id: q for q in self.questions.test}
+        rows: Rows = self.last.rows if self.last else []
+        tests = [row for row in rows if row["split"] == "test"][:SHOWN]
+        self.journal.show({"round": round, "from": "train"} | made for made in rollouts)
+        self.journal.show(
+            {
+                "round": round, "from": "test", "question": texts[row["question"]].text,
+                "gold": texts[row["question"]].gold, "completion": row["completion"],
+                "correct": row["correct"], "truncated": row["truncated"],
+            }
+            for row in tests
+        )  # fmt: skip
+
+    # ---- the end
+
+    def _finish(self, trainer: BanditTrainer) -> dict[str, Any]:
+        shutil.rmtree(self.scratch, ignore_errors=True)
+        final = self._final(trainer)
+        if not self.paths.outcomes.exists() or self.last is not None:
+            write_outcomes(
+                self.paths.outcomes, self.base.rows + (self.last.rows if self.last else [])
+            )
+        lines = self.journal.rounds()
+        done = {
+            "key": self.cell.key,
+            "eval_key": self.cell.eval_key,
+            "rounds": self.cell.rounds,
+            "status": outcome.DIVERGED if self.diverged else outcome.FINISHED,
+            "diverged_round": self.diverged[0] if self.diverged else None,
+            "reason": self.diverged[1] if self.diverged else None,
+            "base": self.base.metrics,
+            "final": final,
+            "generated_tokens": int(sum(line.get(outcome.GENERATED_TOKENS, 0) for line in lines)),
+            "updates": int(sum(line.get(outcome.UPDATES, 0) for line in lines)),
+            "notes": list(self.questions.notes),
+        }
+        write_json(self.paths.done, done)
+        return done
+
+    def _final(self, trainer: BanditTrainer) -> dict[str, float]:
+        """The last evaluation's metrics; made now where the journal lacks the final one."""
+        if self.last is None and self.diverged is None:
+            self.last = self._due_evaluation(self.cell.rounds, last=True)
+            self.journal.score(self.cell.rounds, self.last.metrics)
+            self._save(trainer, self.cell.rounds, due=True)
+        if self.last is not None:
+            return self.last.metrics
+        evaluated = [line for line in self.journal.rounds() if outcome.TEST_PASS in line]
+        return {k: v for k, v in evaluated[-1].items() if is_evaluation(k)}
+
+
+class _EachRound(TrainerCallback):
+    """Tells a run when the last update of a round is made."""
+
+    def __init__(self, run: _Run, trainer: BanditTrainer) -> None:
+        self.run, self.trainer = run, trainer
+        self.began = time.perf_counter()
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> Any:
+        if state.global_step % self.run.cell.updates_per_round == 0:
+            now = time.perf_counter()
+            self.trainer.round.seconds["round"] = now - self.began
+            control.should_training_stop |= not self.run.after_round(self.trainer)
+            self.began = time.perf_counter()
+        return control
+
+
+def _attempts(paths: CellPaths) -> int:
+    kept = read_json(paths.provenance)
+    return int(kept["attempt"]) if kept else 0
+
+
+def _not_finite(metrics: dict[str, float]) -> str:
+    broken = [n for n in (outcome.LOSS, outcome.GRAD_NORM) if not math.isfinite(metrics.get(n, 0))]
+    return f"{' and '.join(broken)} not finite" if broken else ""
