@@ -9,9 +9,9 @@ from __future__ import annotations
 import hashlib
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from grids.errors import InputError
 
@@ -39,6 +39,19 @@ class Spec(BaseModel):
     defaults: dict[str, Any] = Field({}, description="cell settings that this entry changes")
     embedded: bool = Field(False, description="ships with banditgrid: a pipeline check, no more")
     about: str = ""
+
+    @model_validator(mode="after")
+    def _is_pinned(self) -> Self:
+        if self.path is None and self.hub is None:
+            raise ValueError(
+                f"{self.name}: names no files; give `path:`, or `hub:` and `revision:`"
+            )
+        if self.path is None and not self.revision:
+            raise ValueError(
+                f"{self.name}: not pinned; give the hub's commit as `revision:`, so that the cells "
+                "that it trains can be told from those of another version"
+            )
+        return self
 
 
 class ModelSpec(Spec):

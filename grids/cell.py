@@ -279,11 +279,8 @@ def _adapter(annotation: Any) -> TypeAdapter[Any]:
 
 def check_setting(name: str, value: Any) -> None:
     """Raise `ValueError`, naming the setting and what is allowed, where `value` cannot be it."""
-    head, _, part = name.partition(".")
-    fields = Evaluation.model_fields if part else Cell.model_fields
-    info = fields[part or head]
     try:
-        _adapter(info.rebuild_annotation()).validate_python(value)
+        _adapter(Cell.model_fields[name].rebuild_annotation()).validate_python(value)
     except ValidationError as error:
         finding = error.errors()[0]
         inner = "".join(f".{part}" for part in finding["loc"] if isinstance(part, str))
@@ -359,6 +356,8 @@ def _check_batch(cell: Cell) -> None:
             f"batch: larger than the train set; got {cell.batch}; "
             f"{cell.dataset} has {rows} train questions, so at most {rows} is allowed"
         )
+    if cell.generated_per_step < 2:
+        raise ValueError("batch: 1 query with 1 rollout a round; at least 2 rollouts are needed")
     if cell.batch % cell.updates_per_round:
         raise ValueError(
             f"updates_per_round: {cell.updates_per_round} does not divide the batch {cell.batch}"

@@ -15,12 +15,13 @@ from typing import Any, Self
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from grids.catalog import DatasetSpec, ModelSpec, pinned
-from grids.cell import Cell, Evaluation, check_setting
+from grids.cell import Cell, check_setting
 from grids.contrast import Contrast
 from grids.errors import InputError, listed, nearest
 
 NAME = r"^[A-Za-z0-9][A-Za-z0-9_.-]*$"
 RESOLVED = {"model_spec", "dataset_spec", "seed"}
+NOT_AXES = {"rounds", "eval", "rows_per_pass", "gradient_checkpointing", "gpus", "keep"}
 
 
 class Budget(BaseModel):
@@ -111,6 +112,11 @@ class Grid(BaseModel):
         for name, value in self.base.items():
             _check_value(f"base.{name}", name, value)
         for axis, values in self.axes.items():
+            if axis.split(".")[0] in NOT_AXES:
+                raise ValueError(
+                    f"axes.{axis}: cannot be an axis: it is no part of what a cell trains, so all "
+                    f"its values would be one cell; set it in `base:`"
+                )
             if not values:
                 raise ValueError(f"axes.{axis}: no values; give at least one")
             _check_unique(f"axes.{axis}", values)
@@ -154,12 +160,7 @@ class Grid(BaseModel):
 
     def _combine(self, values: tuple[Any, ...]) -> dict[str, Any]:
         chosen = dict(zip(self.axes, values, strict=True))
-        merged = {**self.base, **chosen}
-        for part in ("eval",):  # an axis may set one key of it, as `eval.samples`
-            nested = {k.split(".", 1)[1]: merged.pop(k) for k in list(merged) if "." in k}
-            if nested:
-                merged[part] = {**merged.get(part, {}), **nested}
-        return merged
+        return {**self.base, **chosen}
 
     def _place(
         self, settings: dict[str, Any], cells: dict[str, Cell], dropped: list[Dropped]
@@ -225,11 +226,8 @@ def _label(settings: dict[str, Any]) -> str:
 def _check_settings(where: str, names: Iterable[str]) -> None:
     allowed = set(Cell.model_fields) - RESOLVED
     for name in names:
-        head = str(name).split(".", 1)[0]
-        if head == "seed":
+        if name == "seed":
             raise ValueError(f"{where}.seed: seeds are listed under `seeds:`")
-        if head == "eval" and "." in str(name):
-            allowed = {f"eval.{part}" for part in Evaluation.model_fields}
         if name not in allowed:
             raise ValueError(
                 f"{where}.{name}: unknown key; allowed: {listed(allowed)}{nearest(name, allowed)}"

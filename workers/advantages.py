@@ -1,9 +1,9 @@
 """ADVANTAGES: how a group's rewards become advantages. Pure functions.
 
 Shapes: P queries ("prompts") by G rollouts of each, `rewards_P_G`; `mask_P_G` is False where a
-group has no sample there, and a group's size is its unmasked count. Masked entries return 0. With replay
-in baseline mode the replayed rewards are columns of the group like any other. Leaves out what the
-loss does with an advantage (`trainer.py`).
+group has no sample there, and a group's size is its unmasked count. Masked entries return 0. With
+replay in baseline mode the replayed rewards are columns of the group like any other. Leaves out
+what the loss does with an advantage (`trainer.py`).
 """
 
 from __future__ import annotations
@@ -48,7 +48,8 @@ def raw(rewards_P_G: Tensor, mask_P_G: Tensor, *, context: Context | None = None
 def grpo(rewards_P_G: Tensor, mask_P_G: Tensor, *, context: Context | None = None) -> Tensor:
     """(r - mean) / (sd + 1e-6) over the group (GRPO, arXiv 2402.03300, section 4.1.2).
 
-    As verl computes it: sd with Bessel's correction. Group of one: the singleton rule. Constant group: 0.
+    As verl computes it: sd with Bessel's correction. Group of one: the singleton rule. Constant
+    group: 0.
     """
     size_P_1 = mask_P_G.sum(1, keepdim=True)
     centred_P_G = (rewards_P_G - _mean(rewards_P_G, mask_P_G)) * mask_P_G

@@ -156,7 +156,8 @@ def _question_and_answer(
         wanted = f"{spec.question!r} and one of {', '.join(map(repr, spec.answer))}"
         raise InputError(
             f"{spec.name}: wrong columns in row {number} of {split}: "
-            f"got {', '.join(row) or 'none'}; expected {wanted}; name them with `question:` and `answer:` of the data set"
+            f"got {', '.join(row) or 'none'}; expected {wanted}; "
+            "name them with `question:` and `answer:` of the data set"
         )
     return str(row[spec.question] or ""), _gold(spec, column, str(row[column] or ""))
 

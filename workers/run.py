@@ -63,9 +63,9 @@ def run_cell(
     if (done := _done(cell, paths)) is not None:
         return done
     transformers_logging.disable_progress_bar()
-    rescore = _claim(cell, paths)
+    _claim(cell, paths)
     run = _Run(cell, paths, report, shared or paths.directory / "shared")
-    return run.go(rescore)
+    return run.go()
 
 
 def _done(cell: Cell, paths: CellPaths) -> dict[str, Any] | None:
@@ -75,10 +75,10 @@ def _done(cell: Cell, paths: CellPaths) -> dict[str, Any] | None:
     return done if done["rounds"] >= cell.rounds or done["status"] == outcome.DIVERGED else None
 
 
-def _claim(cell: Cell, paths: CellPaths) -> bool:
+def _claim(cell: Cell, paths: CellPaths) -> None:
     """Write cell.json, or refuse a directory that holds another cell.
 
-    Returns whether the cell was evaluated otherwise before, so that its journal's scores are void.
+    Scores of another evaluation leave the journal first: a kill in between loses nothing.
     """
     kept = read_json(paths.cell)
     other = Cell.model_validate(kept) if kept else cell
@@ -87,8 +87,9 @@ def _claim(cell: Cell, paths: CellPaths) -> bool:
             f"{paths.directory} holds another cell ({other.label}, key {other.key}), "
             f"not {cell.label} (key {cell.key}); give each cell a directory of its own"
         )
+    if other.eval_key != cell.eval_key:
+        Journal(paths).strip_scores()
     write_json(paths.cell, cell.model_dump(mode="json"))
-    return other.eval_key != cell.eval_key
 
 
 class _Run:
@@ -108,17 +109,16 @@ class _Run:
         self.diverged: tuple[int, str] | None = None
         write_json(paths.provenance, provenance(self.questions.notes) | {"attempt": self.attempt})
 
-    def go(self, rescore: bool) -> dict[str, Any]:
+    def go(self) -> dict[str, Any]:
         """Base evaluation, the rounds that are left, final evaluation, done.json."""
         self.base = self._base()
         found = checkpoint.latest(self.paths.checkpoint, self.cell.key)
         self.start = min(found.round, self.cell.rounds) if found else 0
         self.journal.cut_back(self.start if found else -1)
-        if rescore:
-            self.journal.strip_scores()
-            self.journal.score(0, self.base.metrics)
-        if not self.journal.rounds():
+        if not (lines := self.journal.rounds()):
             self._write_line(0, self.base.metrics, None)
+        elif outcome.TEST_PASS not in lines[0]:
+            self.journal.score(0, self.base.metrics)
         trainer = self._trainer(found)
         if self.start < self.cell.rounds:
             trainer.train()

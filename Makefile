@@ -1,0 +1,50 @@
+# Everything that a person or CI runs. Each target makes the environment that it needs.
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+STORE  ?= store
+GRIDS  ?= grids/paper/*.yaml
+# More words for pip, such as the index of PyTorch's CPU builds (see the README).
+PIP_ARGS ?=
+export TOKENIZERS_PARALLELISM := false
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test test-slow check tables bench ui
+
+help:  ## this list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /: /' | column -t -s: 2>/dev/null || true
+
+setup: $(VENV)/installed  ## make the environment; does nothing where it is made
+
+# torch first and alone: where the machine has a build of its own choice, nothing later changes it.
+$(VENV)/installed: pyproject.toml constraints.txt
+	@echo "Setting up $(VENV) (some minutes, once) ..."
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt $(PIP_ARGS) torch
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt $(PIP_ARGS) -e '.[dev]'
+	@touch $@
+
+demo: setup  ## train the demo grid and print its table
+	$(BIN)/banditgrid run grids/demo.yaml --store $(STORE)
+	$(BIN)/banditgrid tables grids/demo.yaml --store $(STORE) --out tables
+
+tables: setup  ## the tables of GRIDS (the paper's) from STORE
+	$(BIN)/banditgrid tables $(GRIDS) --store $(STORE) --out tables
+
+ui: setup  ## browse the runs of STORE in MLflow
+	$(BIN)/banditgrid ui --store $(STORE)
+
+check: setup  ## style, types, import directions
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+test: setup  ## the tests that every change must pass
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow"
+
+test-slow: setup  ## the tests that take longer
+	$(BIN)/python -m pytest -m slow
+
+bench: setup  ## what the embedded models learn, and how long a round takes
+	$(BIN)/python -m tests.benchmarks.bench

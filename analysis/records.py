@@ -1,0 +1,117 @@
+"""A cell's files as checked records: what cannot be trusted raises `Damaged`, naming the file.
+
+Leaves out what the records mean for a grid (`runs.py`).
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from typing import Any
+
+from grids import outcome
+from grids.cell import Cell
+from grids.paths import CellPaths
+
+Numbers = dict[str, float]
+
+
+class Damaged(Exception):
+    """A file of a cell cannot be trusted; the text names it as `<key>/<file>`."""
+
+
+def journal(paths: CellPaths) -> dict[int, Numbers]:
+    """Round -> numbers. A last line without its newline is not yet written."""
+    text = _text(paths, outcome.JOURNAL_FILE) or ""
+    rounds: dict[int, Numbers] = {}
+    for i, line in enumerate(text[: text.rfind("\n") + 1].split("\n")[:-1], start=1):
+        where = f"{_name(paths, outcome.JOURNAL_FILE)}:{i}"
+        numbers = _shares(_parsed(line, where), where)
+        number = numbers.pop("round", -1.0)
+        if not number >= 0 or not number.is_integer():
+            raise Damaged(f"{where}: round: expected a whole number; the line is {line[:60]!r}")
+        if repr(numbers) != repr(rounds.setdefault(int(number), numbers)):
+            raise Damaged(f"{where}: round {int(number)} is there twice, with different numbers")
+    return rounds
+
+
+def done(paths: CellPaths, cell: Cell) -> dict[str, Any] | None:
+    """The mark that a cell ended, or None where it has not."""
+    mark = record(paths, outcome.DONE_FILE)
+    if mark is None:
+        return None
+    where = _name(paths, outcome.DONE_FILE)
+    expected = {"key": str, "eval_key": str, "status": str, "rounds": int}
+    expected |= {"base": dict, "final": dict}
+    for name, kind in expected.items():
+        if not isinstance(mark.get(name), kind):
+            raise Damaged(f"{where}: {name}: got {mark.get(name)!r}; expected {kind.__name__}")
+    if mark["key"] != cell.key:
+        raise Damaged(f"{where}: key: got {mark['key']}, another cell's; expected {cell.key}")
+    if mark["status"] not in (outcome.FINISHED, outcome.DIVERGED):
+        allowed = f"{outcome.FINISHED}, {outcome.DIVERGED}"
+        raise Damaged(f"{where}: status: got {mark['status']!r}; allowed: {allowed}")
+    tokens = _number(mark.get("generated_tokens"), f"{where}: generated_tokens")
+    numbers = {phase: _shares(mark[phase], f"{where}: {phase}") for phase in ("base", "final")}
+    return mark | numbers | {"generated_tokens": tokens}
+
+
+def merged(paths: CellPaths, line: Numbers, mark: Numbers, where: str) -> Numbers:
+    """The journal's numbers and done.json's, which must agree where both have one."""
+    for name in line.keys() & mark.keys():
+        ours, theirs = line[name], mark[name]
+        if not (math.isclose(ours, theirs, abs_tol=1e-6) or (ours != ours and theirs != theirs)):
+            raise Damaged(
+                f"{_name(paths, outcome.DONE_FILE)}: {name} of the {where} evaluation is "
+                f"{theirs}; {outcome.JOURNAL_FILE} says {ours}"
+            )
+    return {**mark, **line}
+
+
+def record(paths: CellPaths, name: str) -> dict[str, Any] | None:
+    """The object in one of the cell's JSON files, or None where there is no file."""
+    text = _text(paths, name)
+    return None if text is None else _parsed(text, _name(paths, name))
+
+
+def _name(paths: CellPaths, name: str) -> str:
+    """Short and the same on every machine."""
+    return f"{paths.directory.name}/{name}"
+
+
+def _text(paths: CellPaths, name: str) -> str | None:
+    try:
+        return (paths.directory / name).read_text(encoding="utf-8")
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise Damaged(f"{_name(paths, name)}: cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise Damaged(f"{_name(paths, name)}: is not UTF-8 text") from None
+
+
+def _parsed(text: str, where: str) -> dict[str, Any]:
+    try:
+        loaded = json.loads(text)
+    except ValueError as error:
+        raise Damaged(f"{where}: not valid JSON: {error}") from None
+    if not isinstance(loaded, dict):
+        raise Damaged(f"{where}: got {type(loaded).__name__}; expected an object")
+    return loaded
+
+
+def _shares(numbers: dict[str, Any], where: str) -> Numbers:
+    """Every value a number, every Pass@1 a share."""
+    checked = {name: _number(value, f"{where}: {name}") for name, value in numbers.items()}
+    for name, value in checked.items():
+        if "/pass_at_1" in name and not (math.isnan(value) or 0 <= value <= 1):
+            raise Damaged(f"{where}: {name}: got {value}; expected a share between 0 and 1")
+    return checked
+
+
+def _number(value: Any, where: str) -> float:
+    if value is None:
+        return math.nan
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise Damaged(f"{where}: got {value!r}; expected a number")
+    return float(value)

@@ -1,0 +1,174 @@
+"""The key of a cell: what enters it, what does not, and what is inert."""
+
+import pytest
+from pydantic import ValidationError
+
+from grids.cell import NOT_BUILT, Cell
+from workers.advantages import ADVANTAGES
+from workers.grading import GRADERS
+from workers.rewards import REWARDS
+
+PAPER = {"model": "qwen2.5-0.5b-instruct", "dataset": "gsm8k"}
+
+
+def cell(**settings: object) -> Cell:
+    return Cell(**{**PAPER, **settings})
+
+
+def test_defaults_are_the_papers_settings():
+    made = cell()
+    assert made.shape == (32, 1, 0)
+    assert (made.advantage, made.lr, made.kl, made.clip) == ("raw", 1e-6, 0.001, 0.2)
+    assert (made.max_prompt, made.max_response, made.micro_batch) == (512, 1024, 4)
+    assert (made.dual_clip, made.weight_decay, made.aggregation) == (
+        3.0,
+        0.01,
+        "token_mean_micro_batch",
+    )
+
+
+def test_a_key_is_stable():
+    """A changed key means that every finished cell of every user is trained again."""
+    assert cell().key == "706ea74cb12053c1"
+    assert cell(seed=3, advantage="grpo", rollouts=8).key == "e33edcb9d3f4b921"
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"rounds": 7},
+        {"eval": {"every": 3, "samples": 4}},
+        {"rows_per_pass": 2},
+        {"gradient_checkpointing": True},
+        {"gpus": 0.5},
+    ],
+)
+def test_horizon_evaluation_and_resources_are_not_in_the_key(change):
+    assert cell(**change).key == cell().key
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"seed": 1},
+        {"batch": 64},
+        {"rollouts": 2},
+        {"lr": 2e-6},
+        {"kl": 0},
+        {"max_response": 512},
+        {"precision": "fp32"},
+        {"grader": "gsm8k-flexible"},
+        {"micro_batch": 8},
+        {"temperature": 0.9},
+        {"aggregation": "token_mean"},
+        {"updates_per_round": 2},
+    ],
+)
+def test_what_can_change_the_policy_is_in_the_key(change):
+    assert cell(**change).key != cell().key
+
+
+def test_the_names_of_a_model_and_a_data_set_are_not_in_the_key_but_their_revisions_are():
+    made = cell()
+    renamed = made.model_spec.model_copy(update={"name": "mine"})
+    other = made.model_spec.model_copy(update={"revision": "0" * 40})
+    assert cell(model="mine", model_spec=renamed).key == made.key
+    assert cell(model_spec=other).key != made.key
+
+
+@pytest.mark.parametrize(
+    ("settings", "inert"),
+    [
+        ({}, {"clip": 0.3}),
+        ({}, {"dual_clip": "off"}),
+        ({"kl": 0}, {"kl_form": "k3"}),
+        ({}, {"replay_max_age": 5}),
+        ({"rollouts": 8, "advantage": "grpo"}, {"singleton": "zero"}),
+        ({}, {"micro_batch": 4}),
+        ({"aggregation": "token_mean"}, {"micro_batch": 8}),
+        ({"micro_batch": 32}, {"micro_batch": 64}),
+    ],
+)
+def test_inert_settings_are_dropped(settings, inert):
+    assert cell(**settings).key == cell(**{**settings, **inert}).key
+
+
+def test_the_clip_counts_where_updates_are_off_policy():
+    twice = {"updates_per_round": 2}
+    assert cell(**twice, clip=0.3).key != cell(**twice).key
+
+
+def test_grpo_over_one_rollout_is_the_raw_cell_under_the_singleton_rule_raw_only():
+    assert cell(advantage="grpo").key == cell().key
+    assert cell(advantage="grpo", singleton="zero").key != cell().key
+    assert cell(advantage="grpo", replay=7).key != cell().key
+
+
+def test_arm_key_leaves_out_the_seed_alone():
+    assert cell(seed=1).arm_key == cell(seed=2).arm_key != cell(seed=1, lr=1e-5).arm_key
+
+
+def test_eval_key_is_of_the_evaluation_and_not_of_how_often_it_is_made():
+    assert cell(eval={"every": 5}).eval_key == cell().eval_key
+    assert cell(eval={"samples": 4}).eval_key != cell().eval_key
+
+
+def test_base_key_is_shared_by_arms_and_seeds():
+    keys = {
+        cell(seed=s, rollouts=n, lr=lr).base_key for s in (0, 1) for n in (1, 8) for lr in (1, 2)
+    }
+    assert len(keys) == 1
+    assert cell(dataset="math").base_key not in keys
+
+
+def test_a_cell_survives_json():
+    made = cell(seed=2, eval={"samples": 4})
+    again = Cell.model_validate_json(made.model_dump_json())
+    assert (again.key, again.eval_key, again) == (made.key, made.eval_key, made)
+
+
+def test_label():
+    assert (
+        cell(rollouts=8, advantage="grpo").label == "qwen2.5-0.5b-instruct gsm8k (32,8,0) grpo s0"
+    )
+
+
+def test_off_means_none():
+    assert cell(kl="off").kl == 0 and cell(kl=False).kl == 0
+    assert cell(clip="off").clip is None
+
+
+def test_names_known_to_grids_are_the_workers_own():
+    from grids.catalog import ESTIMATORS, GRADER_VERSIONS
+    from grids.catalog import REWARDS as REWARD_NAMES
+
+    assert set(ESTIMATORS) == set(ADVANTAGES)
+    assert set(GRADER_VERSIONS) == set(GRADERS)
+    assert set(REWARD_NAMES) == set(REWARDS)
+
+
+@pytest.mark.parametrize(("name", "values"), NOT_BUILT.items())
+def test_what_is_not_built_is_refused(name, values):
+    settings = {"replay": 1} if name.startswith("replay") else {}
+    for value in values:
+        with pytest.raises(ValidationError, match="not built yet"):
+            cell(**settings, **{name: value})
+
+
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        ({"batch": -4}, "greater than 0"),
+        ({"batch": 7474}, "larger than the train set"),
+        ({"max_response": 32768}, "exceed the context of qwen2.5-0.5b-instruct"),
+        ({"model": "qwen2.5-0.5b"}, "did you mean 'qwen2.5-0.5b-instruct'"),
+        ({"advantage": "gpro"}, "did you mean 'grpo'"),
+        ({"updates_per_round": 3}, "does not divide the batch"),
+        ({"lr": float("nan")}, "finite"),
+        ({"eval": {"primary": "sampled"}}, "needs eval.samples"),
+        ({"batch": 1}, "at least 2"),
+    ],
+)
+def test_bad_settings_say_what_is_wrong(settings, told):
+    with pytest.raises(ValidationError, match=told):
+        cell(**settings)

@@ -1,0 +1,260 @@
+"""Axes, budget, exclusions, merging: every combination is a cell or is named with its reason."""
+
+import itertools
+
+import pytest
+
+from grids import InputError, load_grid
+from grids.load import grid_schema, load_grids
+from tests.conftest import GRIDS, ROOT
+
+PAPER = ROOT / "grids" / "paper"
+
+
+@pytest.mark.parametrize("path", GRIDS, ids=lambda p: str(p.relative_to(ROOT)))
+def test_every_shipped_grid_loads_and_has_cells(path):
+    grid = load_grid(path)
+    assert grid.cells()
+    assert grid.about
+
+
+def test_the_tradeoff_has_every_shape_of_256_samples_that_its_axes_allow():
+    cells = load_grid(PAPER / "tradeoff.yaml").cells()
+    allowed = {
+        (b, n, 0)
+        for b, n in itertools.product((16, 32, 64, 128, 256), (1, 2, 4, 8, 16))
+        if b * n == 256
+    }
+    assert {cell.shape for cell in cells} == allowed
+    assert len({(cell.model, cell.dataset) for cell in cells}) == 6
+    assert len(cells) == 6 * 5 * (2 * len(allowed) - 1)  # (256,1) grpo is (256,1) raw
+
+
+def test_replay_keeps_fresh_and_replayed_groups_of_eight():
+    assert {cell.shape for cell in load_grid(PAPER / "replay.yaml").cells()} == {
+        (32, 8, 0),
+        (32, 1, 7),
+    }
+
+
+def test_the_baseline_is_one_cell_though_several_sections_name_it():
+    grids = load_grids(sorted(PAPER.glob("*.yaml")))
+    naming = [g.name for g in grids if any(c.shape == (32, 1, 0) for c in g.cells())]
+    keys = {
+        c.key
+        for g in grids
+        for c in g.cells()
+        if c.shape == (32, 1, 0)
+        and c.model.startswith("qwen")
+        and c.dataset == "math"
+        and not c.seed
+    }
+    assert len(naming) >= 4 and len(keys) == 1
+
+
+def test_mini_is_the_paper_in_small():
+    for path in sorted(PAPER.glob("*.yaml")):
+        mini = load_grid(ROOT / "grids" / "mini" / path.name)
+        paper = load_grid(path)
+        assert (mini.name, mini.section) == (paper.name, paper.section)
+        assert all(cell.model_spec.embedded for cell in mini.cells())
+
+
+def test_dropped_combinations_carry_their_reason(grid_file):
+    grid = load_grid(
+        grid_file("""
+name: g
+axes:
+  model: [tiny-qwen2]
+  dataset: [tiny-sums]
+  batch: [4, 8, 16]
+  rollouts: [1, 2]
+  replay: [0, 1]
+  advantage: [raw, grpo]
+budget: {samples_per_step: 16}
+exclude:
+  - {batch: 16, advantage: grpo, why: not asked}
+""")
+    )
+    kinds = {d.kind for d in grid.expansion.dropped}
+    assert kinds == {"budget", "excluded", "inert"}
+    assert all(d.reason for d in grid.expansion.dropped)
+    assert {"not asked"} == {d.reason for d in grid.expansion.dropped if d.kind == "excluded"}
+    assert {(c.shape, c.advantage) for c in grid.cells()} == {
+        ((16, 1, 0), "raw"),
+        ((8, 2, 0), "raw"),
+        ((8, 2, 0), "grpo"),
+        ((8, 1, 1), "grpo"),
+    }
+
+
+def test_merged_cells_name_their_twin():
+    dropped = load_grid(PAPER / "rollouts.yaml").expansion.dropped
+    assert {d.kind for d in dropped} == {"merged"}
+    assert all("a group of one earns the raw reward" in d.reason for d in dropped)
+
+
+def test_seed_by_seed():
+    seeds = [cell.seed for cell in load_grid(PAPER / "advantage.yaml").cells()]
+    assert seeds == sorted(seeds)
+
+
+def test_models_and_data_sets_of_ones_own(grid_file, tmp_path):
+    model = ROOT / "workers" / "embedded" / "models" / "tiny-llama"
+    grid = load_grid(
+        grid_file(f"""
+name: g
+models: {{mine: {{path: {model}, context: 64}}}}
+base: {{precision: fp32, max_prompt: 32, max_response: 32}}
+axes: {{model: [mine], dataset: [tiny-sums]}}
+""")
+    )
+    (cell,) = grid.cells()
+    assert cell.model == "mine" and cell.model_spec.revision.startswith("sha256:")
+
+
+def test_yaml_means_what_a_person_means(grid_file):
+    grid = load_grid(
+        grid_file("""
+name: g
+base: {lr: 1e-6, kl: off, clip: off, updates_per_round: 2}
+axes: {model: [tiny-qwen2], dataset: [tiny-sums]}
+""")
+    )
+    (cell,) = grid.cells()
+    assert (cell.lr, cell.kl, cell.clip) == (1e-6, 0.0, None)
+
+
+def test_extends_overrides_key_by_key(grid_file):
+    grid_file(
+        "name: a\nbase: {rounds: 5, lr: 1e-4}\naxes: {model: [tiny-qwen2], dataset: [tiny-sums]}\n",
+        "a.yaml",
+    )
+    grid = load_grid(
+        grid_file("extends: a.yaml\nname: b\nbase: {rounds: 9}\naxes: {batch: [8, 16]}\n", "b.yaml")
+    )
+    assert grid.name == "b" and {(c.rounds, c.lr) for c in grid.cells()} == {(9, 1e-4)}
+    assert [c.batch for c in grid.cells()] == [8, 16]
+
+
+def test_the_shipped_schema_is_the_models():
+    import json
+
+    shipped = json.loads((ROOT / "grids" / "schema.json").read_text())
+    assert shipped == json.loads(json.dumps(grid_schema()))
+    assert {"batch", "rollouts", "replay", "advantage"} <= set(
+        shipped["properties"]["base"]["properties"]
+    )
+
+
+GOOD = "name: g\naxes: {model: [tiny-qwen2], dataset: [tiny-sums]}\n"
+BAD = {
+    "an unknown key": (
+        GOOD + "axis: {}\n",
+        ":3: axis: unknown key; allowed: .*did you mean 'axes'",
+    ),
+    "an unknown setting": (
+        GOOD + "base: {lrr: 1}\n",
+        ":3: base.lrr: unknown key; .*did you mean 'lr'",
+    ),
+    "a misspelt model": (
+        "name: g\naxes:\n  dataset: [tiny-sums]\n  model: [tiny-qwen]\n",
+        ":4: .*unknown name; got 'tiny-qwen'; .*did you mean 'tiny-qwen2'",
+    ),
+    "no cell left": (
+        GOOD + "budget: {samples_per_step: 7}\n",
+        "no cell is left .*32 samples per step, the budget is 7.*loosen",
+    ),
+    "only replay without effect": (
+        "name: g\nbase: {replay: 2}\naxes: {model: [tiny-qwen2], dataset: [tiny-sums]}\n",
+        "no cell is left .*replay in baseline mode changes nothing",
+    ),
+    "a duplicate key": (GOOD + "name: h\n", ":3: name: duplicate name; first on line 1"),
+    "a duplicate contrast": (
+        GOOD.replace("axes: {", "axes: {batch: [8, 16], ")
+        + "contrasts:\n"
+        + "  - {name: c, a: {batch: 8}, b: {batch: 16}}\n" * 2,
+        "contrasts: 'c' is there twice",
+    ),
+    "a negative batch": (
+        "name: g\naxes:\n  model: [tiny-qwen2]\n  dataset: [tiny-sums]\n  batch: [-8]\n",
+        ":5: axes.batch: input should be greater than 0; got -8",
+    ),
+    "a negative batch under a budget": (
+        "name: g\nbudget: {samples_per_step: 8}\naxes:\n  model: [tiny-qwen2]\n"
+        "  dataset: [tiny-sums]\n  batch: [8, -8]\n",
+        ":6: axes.batch: .*got -8",
+    ),
+    "a batch larger than the train set": (
+        "name: g\naxes:\n  model: [tiny-qwen2]\n  dataset: [tiny-sums]\n  batch: [513]\n",
+        ":5: .*larger than the train set; got 513; tiny-sums has 512",
+    ),
+    "an axis that is not a list": (
+        "name: g\naxes:\n  model: tiny-qwen2\n  dataset: [tiny-sums]\n",
+        r":3: axes.model: an axis is a list; got 'tiny-qwen2'; write \[tiny-qwen2\]",
+    ),
+    "an empty axis": (
+        "name: g\naxes:\n  model: []\n  dataset: [tiny-sums]\n",
+        ":3: axes.model: no values",
+    ),
+    "a context that is too short": (
+        GOOD + "base:\n  max_response: 100\n",
+        r"max_prompt 32 \+ max_response 100 = 132 tokens exceed the context of tiny-qwen2 \(64",
+    ),
+    "not a mapping": ("- a\n", ":1: a grid is a mapping"),
+    "not YAML": ("name: [\n", "not valid YAML"),
+    "a word for a number": (GOOD + "base: {lr: fast}\n", ":3: base.lr: .*got 'fast'"),
+    "a seed as a setting": (GOOD + "base: {seed: 1}\n", "base.seed: seeds are listed under"),
+    "a seed twice": (GOOD + "seeds: [1, 1]\n", ":3: seeds: 1 is there twice"),
+    "a contrast of two factors": (
+        GOOD + "contrasts:\n  - {name: c, a: {lr: 1e-4, kl: 0}, b: {lr: 1e-5, kl: 0.1}}\n",
+        ":4: .*more than one factor: kl, lr",
+    ),
+    "a contrast whose arm no cell has": (
+        GOOD + "contrasts:\n  - {name: c, a: {batch: 8}, b: {batch: 32}}\n",
+        ":4: contrasts.0.a: no cell of the grid has the arm",
+    ),
+    "an axis that is no part of a cell": (
+        "name: g\naxes: {model: [tiny-qwen2], dataset: [tiny-sums], rounds: [5, 9]}\n",
+        ":2: axes.rounds: cannot be an axis",
+    ),
+    "a model that is not pinned": (
+        GOOD + "models: {mine: {hub: me/mine}}\n",
+        "mine: not pinned; give the hub's commit",
+    ),
+    "a budget of nothing": (GOOD + "budget: {}\n", ":3: .*names no bound"),
+}
+
+
+@pytest.mark.parametrize(("text", "told"), BAD.values(), ids=BAD.keys())
+def test_bad_grids_are_told_with_file_and_line(grid_file, text, told):
+    with pytest.raises(InputError, match=f"(?s)grid.yaml.*{told}|grid.yaml{told}"):
+        load_grid(grid_file(text))
+
+
+def test_a_grid_that_extends_itself(grid_file):
+    path = grid_file("name: g\nextends: grid.yaml\n")
+    with pytest.raises(InputError, match="grid.yaml:2: extends: the grid extends itself"):
+        load_grid(path)
+
+
+def test_grids_that_extend_each_other(grid_file):
+    grid_file("extends: b.yaml\n", "a.yaml")
+    with pytest.raises(InputError, match="extends itself .*b.yaml -> a.yaml -> b.yaml"):
+        load_grid(grid_file("extends: a.yaml\n", "b.yaml"))
+
+
+def test_a_parent_that_is_not_there(grid_file):
+    with pytest.raises(InputError, match="nowhere.yaml: cannot be read"):
+        load_grid(grid_file("extends: nowhere.yaml\n"))
+
+
+def test_two_grids_of_one_name(grid_file):
+    paths = [grid_file(GOOD, "a.yaml"), grid_file(GOOD, "b.yaml")]
+    with pytest.raises(InputError, match="b.yaml: name: duplicate name; got 'g', which .*a.yaml"):
+        load_grids(paths)
+
+
+def test_a_file_that_is_not_there(tmp_path):
+    with pytest.raises(InputError, match="cannot be read"):
+        load_grid(tmp_path / "none.yaml")
