@@ -102,9 +102,7 @@ def _cells_of(declared: dict[str, Any]) -> tuple[Cell, ...]:
 
 
 def _setting(cell: Cell, name: str) -> str:
-    value: Any = cell
-    for part in name.split("."):
-        value = getattr(value, part)
+    value = getattr(cell, name)
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 

@@ -145,7 +145,7 @@ def _fingerprint(folder: str, stamp: tuple[tuple[str, int, int], ...]) -> str:
     return f"sha256:{digest.hexdigest()[:16]}"
 
 
-_TINY: dict[str, Any] = {"micro_batch": 64, "precision": "fp32", "lr": 2e-4}
+_TINY: dict[str, Any] = {"micro_batch": 64, "precision": "fp32", "lr": 3e-5}
 _TINY |= {"max_prompt": 32, "max_response": 32}
 
 

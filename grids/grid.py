@@ -107,16 +107,16 @@ class Grid(BaseModel):
 
     @model_validator(mode="after")
     def _check(self) -> Self:
+        for axis in self.axes.keys() & NOT_AXES:
+            raise ValueError(
+                f"axes.{axis}: cannot be an axis: it is no part of what a cell trains, so all "
+                "its values would be one cell; set it in `base:`"
+            )
         for where, names in self._settings_named():
             _check_settings(where, names)
         for name, value in self.base.items():
             _check_value(f"base.{name}", name, value)
         for axis, values in self.axes.items():
-            if axis.split(".")[0] in NOT_AXES:
-                raise ValueError(
-                    f"axes.{axis}: cannot be an axis: it is no part of what a cell trains, so all "
-                    f"its values would be one cell; set it in `base:`"
-                )
             if not values:
                 raise ValueError(f"axes.{axis}: no values; give at least one")
             _check_unique(f"axes.{axis}", values)
@@ -224,7 +224,7 @@ def _label(settings: dict[str, Any]) -> str:
 
 
 def _check_settings(where: str, names: Iterable[str]) -> None:
-    allowed = set(Cell.model_fields) - RESOLVED
+    allowed = set(Cell.model_fields) - RESOLVED - (NOT_AXES if where == "axes" else set())
     for name in names:
         if name == "seed":
             raise ValueError(f"{where}.seed: seeds are listed under `seeds:`")

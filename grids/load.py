@@ -18,7 +18,7 @@ from grids.catalog import DatasetSpec, ModelSpec
 from grids.cell import Cell
 from grids.contrast import Contrast
 from grids.errors import InputError, listed, nearest
-from grids.grid import Budget, Grid
+from grids.grid import NOT_AXES, Budget, Grid
 
 Where = tuple[str | int, ...]
 
@@ -137,10 +137,9 @@ def grid_schema() -> dict[str, Any]:
     settings = {k: v for k, v in cell["properties"].items() if not k.endswith("_spec")}
     settings.pop("seed")
     base = {"type": "object", "properties": settings, "additionalProperties": False}
-    axes = {k: {"type": "array", "items": v} for k, v in settings.items()}
+    axes = {k: {"type": "array", "items": v} for k, v in settings.items() if k not in NOT_AXES}
     schema["properties"]["base"] |= base
-    schema["properties"]["axes"] |= {"type": "object", "properties": axes}
-    schema["properties"]["axes"].pop("additionalProperties", None)
+    schema["properties"]["axes"] |= base | {"properties": axes}
     schema["$schema"] = "https://json-schema.org/draft/2020-12/schema"
     schema["title"] = "banditgrid grid"
     return schema

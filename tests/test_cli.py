@@ -104,8 +104,17 @@ def test_an_absent_mlflow_server_leaves_nothing_half_written(
     banditgrid: Callable[..., Ran], grid_file: Callable[..., Path], tmp_path: Path
 ) -> None:
     address = "http://127.0.0.1:9"
-    ran = banditgrid("run", grid_file(GRID), "--tracking-uri", address)
+    tiny = GRID.replace("qwen2.5-0.5b-instruct", "tiny-qwen2").replace("gsm8k", "tiny-sums")
+    ran = banditgrid("run", grid_file(tiny), "--tracking-uri", address)
     assert ran.code == 2 and address in ran.err
+    assert not (tmp_path / "store").exists()
+
+
+def test_an_absent_cluster_is_told_at_once(
+    banditgrid: Callable[..., Ran], grid_file: Callable[..., Path], tmp_path: Path
+) -> None:
+    ran = banditgrid("run", grid_file(GRID), "--address", "127.0.0.1:9")
+    assert ran.code == 2 and "no Ray cluster answers at 127.0.0.1:9" in ran.err
     assert not (tmp_path / "store").exists()
 
 

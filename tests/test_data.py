@@ -167,6 +167,9 @@ def test_verls_prompts():
     )
 
 
+MESSAGE = {"role": "user", "content": "q"}
+
+
 class Template:
     """A tokenizer with only what `render` uses, to see what it is asked for."""
 
@@ -196,7 +199,7 @@ def test_todays_date_is_pinned_in_the_prompt():
     render(asked, "{question}", "q")
     assert asked.asked["date_string"] == "26 Jul 2024"
     assert (
-        tokenizer.apply_chat_template([], tokenize=False, date_string="26 Jul 2024")
+        tokenizer.apply_chat_template([MESSAGE], tokenize=False, date_string="26 Jul 2024")
         == "26 Jul 2024"
     )
 

@@ -9,10 +9,13 @@ from __future__ import annotations
 import json
 import math
 import os
+import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
+import urllib.request
 import uuid
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,6 +23,7 @@ from typing import Any
 
 import pytest
 
+from grids.catalog import MODELS
 from grids.load import load_grid
 from grids.paths import CellPaths, Store, read_json, read_lines
 from orchestrator.plan import make_plan
@@ -29,8 +33,8 @@ SMOKE = Path(__file__).resolve().parent.parent / "grids" / "smoke.yaml"
 BROKEN = """
 name: broken
 study: smoke
-base: {rounds: 4, batch: 8, eval: {every: 2, test_questions: 16, train_questions: 8}}
-models: {broken: {path: empty}}
+base: {rounds: 4, max_prompt: 32, max_response: 32, batch: 8, eval: {every: 2, test_questions: 16, train_questions: 8}}
+models: {broken: {path: broken}}
 axes: {model: [broken], dataset: [tiny-sums]}
 """
 LONG = """
@@ -149,7 +153,9 @@ def _interruptible() -> None:
 @pytest.fixture(scope="module")
 def continued(bench: Bench) -> Bench:
     """The next day: the interrupted cell, more rounds, a new seed, and a cell that cannot train."""
-    (bench.folder / "empty").mkdir()
+    broken = bench.folder / "broken"
+    shutil.copytree(MODELS["tiny-qwen2"].path or "", broken)
+    (broken / "model.safetensors").write_bytes(b"not weights")
     grids = [bench.grid("broken", BROKEN), bench.grid("wider", WIDER), bench.folder / "long.yaml"]
     bench.ended["continued"] = bench.run(*grids)
     return bench
@@ -235,6 +241,34 @@ def test_more_rounds_continue_a_cell_and_a_new_seed_is_trained(continued: Bench)
         assert_history_is_the_journal(continued, paths)
     tags = continued.tracked()[old.directory.name].data.tags
     assert tags["banditgrid.grid.smoke"] == tags["banditgrid.grid.wider"] == "yes"
+
+
+def test_ui_serves_the_store_on_loopback_until_ctrl_c(bench: Bench) -> None:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    code = "from orchestrator.cli import main; main()"
+    with subprocess.Popen(
+        [sys.executable, "-c", code, "ui", "--store", str(bench.store.root), "--port", str(port)],
+        env=bench.environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        preexec_fn=_interruptible,
+    ) as ui:  # fmt: skip
+        assert wait_for(f"http://127.0.0.1:{port}/health") == b"OK"
+        ui.send_signal(signal.SIGINT)
+        out, _ = ui.communicate(timeout=30)
+    assert ui.returncode == 0 and f"http://127.0.0.1:{port}" in out
+    assert bench.left_behind() == []
+
+
+def wait_for(address: str) -> bytes:
+    deadline = time.monotonic() + 60
+    while True:
+        try:
+            with urllib.request.urlopen(address, timeout=5) as answer:
+                return bytes(answer.read())
+        except OSError:
+            assert time.monotonic() < deadline
+            time.sleep(0.3)
 
 
 def test_contrasts_are_registered_once_and_before_the_first_outcome(tmp_path: Path) -> None:

@@ -155,7 +155,7 @@ run_cell(cell, Path(sys.argv[2]), lambda p: print(p.round, flush=True), Path(sys
 
 def test_a_cell_killed_and_run_again_equals_one_that_was_not(tiny, tmp_path, shared):
     """SIGKILL in round 8, after the checkpoint of round 6 and before that of round 9."""
-    cell = tiny(rounds=12, replay=2, advantage="grpo", batch=128, eval={"every": 3})
+    cell = tiny(rounds=12, replay=2, advantage="grpo", batch=64, eval={"every": 3})
     (tmp_path / "cell.json").write_text(cell.model_dump_json())
     words = [sys.executable, "-c", KILLED, tmp_path / "cell.json", tmp_path / "killed", shared]
     child = subprocess.Popen(words, stdout=subprocess.PIPE, text=True, cwd=ROOT)

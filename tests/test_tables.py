@@ -139,22 +139,21 @@ def test_a_merged_arm_is_shown_with_its_twins_numbers(store):
 
 
 def test_another_axis_is_part_of_an_arms_name(store):
-    grid = make_grid({"lr": [1e-6, 1e-5], "eval.samples": [0, 4]})
+    grid = make_grid({"lr": [1e-6, 1e-5], "kl": [0.0, 0.001]})
     labels = [arm.label for arm in arms(grid)]
-    assert labels[-1] == "(32,1,0) raw lr=1e-05 eval.samples=4"
+    assert labels[-1] == "(32,1,0) raw lr=1e-05 kl=0.001"
     assert len(set(labels)) == 4
 
 
 def test_a_merged_horizon_is_read_at_its_own_round(store):
-    grid = make_grid({"rounds": [50, 100]}, base={})
-    short = grid.cells()[0]
-    long = arms(grid)[1].cell
+    grids = {rounds: make_grid(base={"rounds": rounds}) for rounds in (50, 100)}
+    short, long = (grid.cells()[0] for grid in grids.values())
     assert short.key == long.key
     lines = {0: evaluated(0.2), 50: evaluated(0.4), 100: evaluated(0.6)}
-    finish(grid, short, store, lines)
-    table = frame(make_table(grid, store)).set_index("arm")
-    assert table.loc["(32,1,0) raw rounds=50"].final_test_value == 0.4
-    assert table.loc["(32,1,0) raw rounds=100"].final_test_value == 0.6
+    finish(grids[100], long, store, lines)
+    for rounds, value in ((50, 0.4), (100, 0.6)):
+        table = frame(make_table(grids[rounds], store)).set_index("arm")
+        assert table.loc["(32,1,0) raw"].final_test_value == value
 
 
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda p: str(p.relative_to(GRIDS)))

@@ -14,7 +14,7 @@ import pytest
 from grids.errors import InputError
 from grids.grid import Grid
 from grids.paths import CellPaths, Store, write_json
-from orchestrator import tracking
+from orchestrator import marks, tracking
 from orchestrator.plan import Work, make_plan
 from orchestrator.tracking import Writer
 
@@ -129,16 +129,16 @@ def test_a_run_of_a_cell_from_begin_to_finish(
     done = {"rounds": 11, "status": "diverged", "reason": "loss is NaN"}
     done |= {"base": {"test/pass_at_1": 0.1}, "final": {"test/pass_at_1": 0.4}}
     write_json(paths.done, done)
-    assert not tracking.is_level(work, paths, store.tracking_uri)
+    assert not marks.is_level(work, paths, store.tracking_uri)
     writer.finish(done)
     run = client.get_run(run_id)
     assert run.info.status == "FINISHED"
     assert run.data.tags["banditgrid.status"] == "diverged"
     assert history(client, run_id, "final/test/pass_at_1") == [(11, 0.4)]
     assert history(client, run_id, "train/reward") == [(r, r / 7) for r in range(12)]
-    assert tracking.is_level(work, paths, store.tracking_uri)
-    assert not tracking.is_level(replace(work, grids=("one", "new")), paths, store.tracking_uri)
-    assert not tracking.is_level(work, paths, store.tracking_uri, known={})
+    assert marks.is_level(work, paths, store.tracking_uri)
+    assert not marks.is_level(replace(work, grids=("one", "new")), paths, store.tracking_uri)
+    assert not marks.is_level(work, paths, store.tracking_uri, known={})
 
 
 def test_an_absent_server_never_stops_training_and_is_made_up_for(
@@ -195,5 +195,5 @@ def test_parameters_are_what_a_run_is_for_ever(store: Store) -> None:
 
 
 def test_redacted() -> None:
-    assert tracking.redacted("at https://u:p@host:1/x") == "at https://***@host:1/x"
-    assert tracking.redacted("sqlite:////a/b@c.db") == "sqlite:////a/b@c.db"
+    assert marks.redacted("at https://u:p@host:1/x") == "at https://***@host:1/x"
+    assert marks.redacted("sqlite:////a/b@c.db") == "sqlite:////a/b@c.db"

@@ -1,0 +1,70 @@
+"""Marks beside a cell's journal that tell how much of it MLflow has.
+
+A mark spares a run with nothing to do from asking MLflow, or loading it, at all. It is a shortcut
+and never the truth: without it everything is sent again, which comes to the same.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from pathlib import Path
+from typing import Any, Final
+
+from grids.paths import CellPaths, read_lines
+from orchestrator.ledger import marked
+from orchestrator.plan import Work
+
+MARK_FILE: Final = "tracked.json"
+
+
+def redacted(text: object) -> str:
+    """The text without the user and password of any address in it."""
+    return re.sub(r"//[^/@\s]*@", "//***@", str(text))
+
+
+def sqlite_path(uri: str) -> Path | None:
+    """The file of a SQLite address, or None for any other."""
+    return Path(uri.removeprefix("sqlite:///")) if uri.startswith("sqlite:///") else None
+
+
+def place(uri: str) -> str:
+    """Names one tracking store in a mark, without its credentials.
+
+    A SQLite file that was deleted and made anew is another place.
+    """
+    path = sqlite_path(uri)
+    made = path.stat().st_ino if path is not None and path.exists() else ""
+    return hashlib.sha256(f"{redacted(uri)} {made}".encode()).hexdigest()[:16]
+
+
+def mark_path(paths: CellPaths) -> Path:
+    return paths.directory / MARK_FILE
+
+
+def mark_of_done(paths: CellPaths) -> str:
+    return hashlib.sha256(paths.done.read_bytes()).hexdigest()[:16]
+
+
+def behind(paths: CellPaths, uri: str, run_id: str) -> list[dict[str, float]]:
+    """Journal lines that the run may not have: those after the mark, all where it is another's."""
+    mark = marked(mark_path(paths)) or {}
+    same = mark.get("place") == place(uri) and mark.get("run_id") == run_id
+    lines = read_lines(paths.journal)
+    return [line for line in lines if not same or line["round"] > mark["round"]]
+
+
+def is_level(work: Work, paths: CellPaths, uri: str, known: dict[str, Any] | None = None) -> bool:
+    """A done cell's run holds all that the cell's files do, as far as the mark can tell.
+
+    The mark spares a run with nothing to do from loading MLflow at all. Where `known`, the runs
+    that MLflow has, is at hand, the marked run must be among them.
+    """
+    mark = marked(mark_path(paths)) or {}
+    run = known.get(work.cell.key) if known is not None else None
+    return (
+        mark.get("place") == place(uri)
+        and mark.get("done") == mark_of_done(paths)
+        and set(work.grids) <= set(mark.get("grids", ()))
+        and (known is None or (run is not None and run.info.run_id == mark.get("run_id")))
+    )

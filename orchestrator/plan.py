@@ -1,0 +1,188 @@
+"""Grids and a store -> what is to be trained.
+
+Cells of several grids of one study merge by key: a cell runs once per study, to the largest of the
+`rounds` that its grids ask for. Leaves out printing (`show.py`) and running (`driver.py`).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from grids.cell import Cell
+from grids.errors import InputError
+from grids.grid import Dropped, Grid
+from grids.paths import CellPaths, Store
+from orchestrator.ledger import DONE, last_line, state_of
+
+# Bytes on disk beside the weights, measured on embedded and real cells and rounded up.
+JOURNAL_BYTES = 1024  # one journal line and one line of timings
+OUTCOME_BYTES = 512  # one row of outcomes.parquet, its completion compressed
+UNCOUNTED_TEST_ROWS = 5000
+
+
+@dataclass(frozen=True)
+class Work:
+    """One cell of one study, as all grids together want it."""
+
+    study: str
+    cell: Cell
+    grids: tuple[str, ...]
+    state: str
+    round: int = 0  # already trained
+
+    @property
+    def todo(self) -> bool:
+        return self.state not in DONE
+
+    @property
+    def rounds_left(self) -> int:
+        return max(0, self.cell.rounds - self.round) if self.todo else 0
+
+    def paths(self, store: Store) -> CellPaths:
+        return store.study(self.study).cell(self.cell.key)
+
+
+@dataclass(frozen=True)
+class Share:
+    """What one grid contributes to a plan."""
+
+    grid: Grid
+    cells: dict[str, Cell]
+    dropped: tuple[Dropped, ...]
+
+
+@dataclass(frozen=True)
+class Totals:
+    """Sums over a plan's cells; `todo_*` over those that are left, from where they stand."""
+
+    cells: int = 0
+    todo: int = 0
+    rounds: int = 0
+    todo_rounds: int = 0
+    generated_samples: int = 0
+    todo_generated_samples: int = 0
+    disk_bytes: int = 0
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Cells in the order in which they will run: seed by seed, then as the grids list them."""
+
+    works: tuple[Work, ...]
+    shares: tuple[Share, ...]
+    totals: Totals = field(default_factory=Totals)
+
+    @property
+    def todo(self) -> tuple[Work, ...]:
+        return tuple(work for work in self.works if work.todo)
+
+
+def make_plan(grids: Sequence[Grid], store: Store) -> Plan:
+    """Expand and merge the grids and look up in the store what is done.
+
+    Raises `InputError` where two grids of a study want one cell evaluated in different ways.
+    """
+    wanted: dict[tuple[str, str], list[tuple[Grid, Cell]]] = {}
+    shares = []
+    for grid in grids:
+        dropped = list(grid.expansion.dropped)
+        for cell in grid.cells():
+            named = wanted.setdefault((grid.study, cell.key), [])
+            if named:
+                dropped.append(_shared(grid, cell, named[0]))
+            named.append((grid, cell))
+        cells = {cell.key: cell for cell in grid.cells()}
+        shares.append(Share(grid, cells, tuple(dropped)))
+    works = [_work(study, named, store) for (study, _), named in wanted.items()]
+    seeds = {seed: i for i, seed in enumerate(dict.fromkeys(w.cell.seed for w in works))}
+    works.sort(key=lambda work: seeds[work.cell.seed])
+    return Plan(tuple(works), tuple(shares), _totals(works))
+
+
+def _shared(grid: Grid, cell: Cell, first: tuple[Grid, Cell]) -> Dropped:
+    why = f"grid {first[0].name} names the same cell; it runs once in study {grid.study}"
+    return Dropped(cell.label, "merged", why, cell.key)
+
+
+def _work(study: str, named: list[tuple[Grid, Cell]], store: Store) -> Work:
+    cell = _merged(study, named)
+    paths = store.study(study).cell(cell.key)
+    state = state_of(paths, cell.rounds, cell.eval_key)
+    trained = (last_line(paths.journal) or {}).get("round", 0) if state != "waiting" else 0
+    return Work(study, cell, tuple(grid.name for grid, _ in named), state, int(trained))
+
+
+def _merged(study: str, named: list[tuple[Grid, Cell]]) -> Cell:
+    """One cell that serves every grid which names it.
+
+    Trained to the largest horizon, it is evaluated at the shorter ones too, where their tables
+    read it: `every` divides them all.
+    """
+    (first_grid, first), *others = named
+    for grid, cell in others:
+        if cell.eval_key != first.eval_key:
+            raise InputError(_conflict(study, first_grid, first, grid, cell))
+    if not others:
+        return first
+    cells = [cell for _, cell in named]
+    rounds = max(cell.rounds for cell in cells)
+    shorter = [cell.rounds for cell in cells if cell.rounds < rounds]
+    every = math.gcd(*(cell.eval.every for cell in cells), *shorter)
+    changes: dict[str, Any] = {"rounds": rounds}
+    changes["eval"] = first.eval.model_copy(update={"every": every})
+    changes["keep"] = "weights" if any(c.keep == "weights" for c in cells) else "none"
+    return first.model_copy(update=changes)
+
+
+def _conflict(study: str, first_grid: Grid, first: Cell, grid: Grid, cell: Cell) -> str:
+    one, other = (
+        {**c.eval.model_dump(exclude={"every", "primary"}, mode="json"), "grader": c.grader,
+         "max_response": c.max_response}
+        for c in (first, cell)
+    )  # fmt: skip
+    differ = [name for name in one if one[name] != other[name]]
+    told = ", ".join(f"{_dotted(n)} {one[n]!r} and {other[n]!r}" for n in differ)
+    return (
+        f"study {study}: grids {first_grid.name} and {grid.name} evaluate the cell "
+        f"{first.label} in different ways ({told}); a cell is evaluated in one way in a study; "
+        f"give both grids the same {', '.join(map(_dotted, differ))}, or another `study:` to one"
+    )
+
+
+def _dotted(name: str) -> str:
+    return name if name in ("grader", "max_response") else f"eval.{name}"
+
+
+def disk_bytes(cell: Cell) -> int:
+    """An estimate of what a cell leaves on disk.
+
+    Weights in float32 and Adam's two moments, 4 × parameters × (1 + 2), for the newest two
+    checkpoints while one replaces the other, where the cell keeps its weights; plus
+    `JOURNAL_BYTES` a round, and `OUTCOME_BYTES` a question and answer of the base and the final
+    evaluation (test questions and train subset, each once greedily and `eval.samples` times
+    sampled).
+    """
+    weights = 4 * cell.model_spec.parameters * (1 + 2) * 2 if cell.keep == "weights" else 0
+    rows = cell.dataset_spec.test_rows or UNCOUNTED_TEST_ROWS
+    if cell.eval.test_questions is not None:
+        rows = min(rows, cell.eval.test_questions)
+    answers = 2 * (rows + cell.eval.train_questions) * (1 + cell.eval.samples)
+    return int(weights) + JOURNAL_BYTES * cell.rounds + OUTCOME_BYTES * answers
+
+
+def _totals(works: Sequence[Work]) -> Totals:
+    totals = Totals(cells=len(works), todo=sum(work.todo for work in works))
+    for work in works:
+        per_round = work.cell.generated_per_step
+        totals = replace(
+            totals,
+            rounds=totals.rounds + work.cell.rounds,
+            todo_rounds=totals.todo_rounds + work.rounds_left,
+            generated_samples=totals.generated_samples + per_round * work.cell.rounds,
+            todo_generated_samples=totals.todo_generated_samples + per_round * work.rounds_left,
+            disk_bytes=totals.disk_bytes + disk_bytes(work.cell),
+        )
+    return totals

@@ -1,0 +1,256 @@
+"""Plans and stores for people (rich tables, plain where there is no terminal) and for programs.
+
+Leaves out the live lines of a run (`progress.py`).
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections import Counter, defaultdict
+from collections.abc import Iterable
+from dataclasses import asdict
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from grids.cell import Cell
+from grids.paths import Store
+from orchestrator.ledger import STATES, Standing, planned, standing, studies
+from orchestrator.plan import Plan, Share, Work
+
+TWIN = re.compile(r"\S+ \S+ (\(\d+,\d+,\d+\)) (\S+) s\d+")
+WIDTH = 110  # where there is no terminal to ask
+# Settings that an arm's name already tells, or that are no setting of the training.
+NAMED = {"model", "dataset", "seed", "batch", "rollouts", "replay", "advantage"}
+UNTOLD = NAMED | {"model_spec", "dataset_spec", "eval", "rows_per_pass", "gpus", "keep"}
+
+
+def console(stderr: bool = False) -> Console:
+    """A console that wraps nothing away where output goes to a file or a pipe."""
+    made = Console(stderr=stderr, highlight=False)
+    return made if made.is_terminal else Console(stderr=stderr, highlight=False, width=WIDTH)
+
+
+def bytes_for_people(count: float) -> str:
+    for unit in ("B", "kB", "MB", "GB"):
+        if count < 1000:
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1000
+    return f"{count:.1f} TB"
+
+
+def duration(seconds: float) -> str:
+    """`42 s`, `3 min`, `2.5 h`."""
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def table(*columns: str, title: str | None = None) -> Table:
+    """A plain table; columns that begin with `#` hold numbers."""
+    made = Table(title=title, title_justify="left", box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    for column in columns:
+        right = column.startswith("#")
+        made.add_column(column.lstrip("#"), justify="right" if right else "left", overflow="fold")
+    return made
+
+
+def show_plan(plan: Plan, out: Console) -> None:
+    """Each grid with what it drops and why, the arms of each study, the totals."""
+    for share in plan.shares:
+        _show_share(share, out)
+    for study in dict.fromkeys(work.study for work in plan.works):
+        out.print()
+        out.print(_arms(study, [work for work in plan.works if work.study == study]))
+    out.print()
+    _show_totals(plan, out)
+
+
+def _show_share(share: Share, out: Console) -> None:
+    grid = share.grid
+    section = f", section {grid.section}" if grid.section else ""
+    assumed = " (what it compares is assumed)" if grid.assumed else ""
+    head = f"grid {grid.name}{section}{assumed}: {_count(len(share.cells), 'cell')}"
+    out.print(Text(head, style="bold"), soft_wrap=True)
+    for line in dropped_lines(share):
+        out.print(Text(f"  {line}"), soft_wrap=True)
+
+
+def dropped_lines(share: Share) -> list[str]:
+    """One line a kind and reason, its seeds counted, not listed."""
+    groups: dict[tuple[str, str], list[str]] = defaultdict(list)
+    for dropped in share.dropped:
+        told = TWIN.sub(r"\1 \2", dropped.reason)
+        if dropped.kind == "merged" and (own := TWIN.search(dropped.label)):
+            told = f"{own[1]} {own[2]}: {told}"
+        groups[dropped.kind, told].append(dropped.label)
+    lines = []
+    for (kind, told), labels in groups.items():
+        arms = len({label.rsplit(" s", 1)[0] for label in labels})
+        seeds = len({label.rsplit(" s", 1)[1] for label in labels})
+        shapes = "" if kind == "merged" else f" [{_shapes(labels)}]"
+        lines.append(f"{kind}, {_count(arms, 'arm')} × {_count(seeds, 'seed')}: {told}{shapes}")
+    return lines
+
+
+def _shapes(labels: list[str]) -> str:
+    """`(16,1,0) raw, (16,1,0) grpo`: what the dropped arms are, whatever model and data set."""
+    found = (TWIN.search(label) for label in labels)
+    return ", ".join(dict.fromkeys(f"{match[1]} {match[2]}" for match in found if match))
+
+
+def _arms(study: str, works: list[Work]) -> Table:
+    """Arms by shape and advantage, over all pairs of model and data set that have them."""
+    varying = _varying([work.cell for work in works])
+    groups: dict[tuple[Any, ...], list[Work]] = defaultdict(list)
+    for work in works:
+        cell = work.cell
+        extra = " ".join(f"{name}={_short(getattr(cell, name))}" for name in varying)
+        groups[cell.shape, cell.advantage, extra, cell.rounds].append(work)
+    columns = ("(B,n,m)", "advantage", "#rounds", "models × data sets", "seeds")
+    made = table(*columns, "#cells", "#to do", "grids", title=f"study {study}")
+    for (shape, advantage, extra, rounds), group in groups.items():
+        made.add_row(
+            f"({','.join(map(str, shape))})", f"{advantage} {extra}".strip(), str(rounds),
+            _pairs(group), _ranges(sorted({w.cell.seed for w in group})), str(len(group)),
+            str(sum(w.todo for w in group)),
+            ", ".join(dict.fromkeys(name for w in group for name in w.grids)),
+        )  # fmt: skip
+    return made
+
+
+def _varying(cells: list[Cell]) -> list[str]:
+    """Settings beyond the arm's name that differ between cells of one model and data set."""
+    by_pair: dict[tuple[str, str], list[Cell]] = defaultdict(list)
+    for cell in cells:
+        by_pair[cell.model, cell.dataset].append(cell)
+    fields = [name for name in Cell.model_fields if name not in UNTOLD | {"rounds"}]
+    return [
+        name for name in fields
+        if any(len({getattr(c, name) for c in group}) > 1 for group in by_pair.values())
+    ]  # fmt: skip
+
+
+def _pairs(group: list[Work]) -> str:
+    pairs = list(dict.fromkeys((w.cell.model, w.cell.dataset) for w in group))
+    if len(pairs) == 1:
+        return " ".join(pairs[0])
+    models, datasets = ({pair[i] for pair in pairs} for i in (0, 1))
+    if len(models) * len(datasets) == len(pairs):
+        return f"{len(models)} × {len(datasets)}"
+    return f"{len(pairs)} pairs"
+
+
+def _show_totals(plan: Plan, out: Console) -> None:
+    totals = plan.totals
+    states = Counter(work.state for work in plan.works)
+    told = ", ".join(f"{states[state]} {state}" for state in STATES if states[state])
+    out.print(Text(f"{_count(totals.cells, 'cell')}: {told}", style="bold"), soft_wrap=True)
+    left = (
+        f"to do: {_count(totals.todo, 'cell')}, {totals.todo_rounds:,} rounds, "
+        f"{totals.todo_generated_samples:,} generated samples "
+        f"(of {totals.rounds:,} and {totals.generated_samples:,} in all); "
+        f"disk for all: about {bytes_for_people(totals.disk_bytes)}"
+    )
+    out.print(Text(left), soft_wrap=True)
+
+
+def plan_json(plan: Plan) -> dict[str, Any]:
+    """The plan for programs."""
+    return {
+        "cells": [_work_json(work) for work in plan.works],
+        "dropped": [
+            {"grid": share.grid.name, **asdict(dropped)}
+            for share in plan.shares
+            for dropped in share.dropped
+        ],
+        "totals": asdict(plan.totals),
+    }
+
+
+def _work_json(work: Work) -> dict[str, Any]:
+    cell = work.cell
+    names = ("key", "arm_key", "label", "model", "dataset", "batch", "rollouts", "replay")
+    told = {name: getattr(cell, name) for name in (*names, "advantage", "seed", "rounds")}
+    return {"study": work.study, **told, "grids": list(work.grids), "state": work.state}
+
+
+def status_rows(store: Store, names: Iterable[str] | None = None) -> list[dict[str, Any]]:
+    """Every cell that the store knows of, of all its studies or of those named."""
+    rows = []
+    for name in studies(store) if names is None else names:
+        study = store.study(name)
+        grids = planned(study)
+        known: dict[str, list[tuple[str, dict[str, Any]]]] = defaultdict(list)
+        for grid, cells in grids.items():
+            for key, cell in cells.items():
+                known[key].append((grid, cell))
+        folders = study.cells.iterdir() if study.cells.is_dir() else ()
+        for key in [*known, *sorted({f.name for f in folders} - known.keys())]:
+            wanted = [cell for _, cell in known[key]]
+            rounds = max((cell["rounds"] for cell in wanted), default=None)
+            eval_key = wanted[0]["eval_key"] if wanted else None
+            found = standing(study.cell(key), rounds, eval_key)
+            label = wanted[0]["label"] if wanted else key
+            names_of = [grid for grid, _ in known[key]]
+            rows.append(status_row(name, key, label, names_of, rounds, found))
+    return rows
+
+
+def plan_rows(plan: Plan, store: Store) -> list[dict[str, Any]]:
+    """The cells of grids that were named."""
+    rows = []
+    for work in plan.works:
+        cell = work.cell
+        found = standing(work.paths(store), cell.rounds, cell.eval_key)
+        rows.append(
+            status_row(work.study, cell.key, cell.label, list(work.grids), cell.rounds, found)
+        )
+    return rows
+
+
+def status_row(
+    study: str, key: str, label: str, grids: list[str], rounds: int | None, found: Standing
+) -> dict[str, Any]:
+    row = {"study": study, "key": key, "label": label, "grids": grids, "rounds": rounds}
+    row |= asdict(found)
+    return {k: None if isinstance(v, float) and math.isnan(v) else v for k, v in row.items()}
+
+
+def show_status(rows: list[dict[str, Any]], out: Console) -> None:
+    """One line a cell, study by study, with the count of each state."""
+    for study in dict.fromkeys(row["study"] for row in rows):
+        here = [row for row in rows if row["study"] == study]
+        counts = Counter(row["state"] for row in here)
+        told = ", ".join(f"{counts[state]} {state}" for state in STATES if counts[state])
+        made = table("cell", "state", "#round", "#Pass@1", "grids", "reason")
+        for row in here:
+            at = "" if row["round"] is None else f"{row['round']}/{row['rounds'] or '?'}"
+            scored = "" if row["test_pass"] is None else f"{row['test_pass']:.3f}"
+            reason = (row["reason"] or "").split("\n")[0][:60]
+            grids = ", ".join(row["grids"])
+            made.add_row(row["label"], row["state"], at, scored, grids, Text(reason))
+        out.print(Text(f"study {study}: {_count(len(here), 'cell')}, {told}", style="bold"))
+        out.print(made)
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
+
+
+def _short(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _ranges(numbers: list[int]) -> str:
+    """`0-4, 7`."""
+    runs: list[list[int]] = []
+    for number in numbers:
+        if runs and number == runs[-1][-1] + 1:
+            runs[-1].append(number)
+        else:
+            runs.append([number])
+    return ", ".join(str(r[0]) if len(r) == 1 else f"{r[0]}-{r[-1]}" for r in runs)

@@ -1,0 +1,284 @@
+"""Our own MLflow writer: explicit run ids, deterministic timestamps, never a fluent active run.
+
+The journal of a cell is the truth; MLflow is what people browse. Sending a line twice is sending it
+once, because MLflow knows a point by (run, metric, step, timestamp, value) and the timestamp is a
+function of the step. Nothing that MLflow does or fails to do stops training: what could not be sent
+is sent with the next success, or by the next `run`. NaN is sent as NaN: a broken loss is a result.
+Leaves out the fluent API, artifacts and the server (`ui.py`).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Final
+
+from grids import outcome
+from grids.cell import Cell
+from grids.errors import InputError
+from grids.paths import CellPaths, read_lines, write_json
+from orchestrator.marks import behind, mark_of_done, mark_path, place, redacted, sqlite_path
+from orchestrator.plan import Work
+
+if TYPE_CHECKING:
+    from mlflow.tracking import MlflowClient
+
+TAG_ROUNDS: Final = "banditgrid.rounds"
+START_MS = 1_600_000_000_000
+STEP_MS = 1000
+METRICS_A_CALL = 1000
+SECONDS_BETWEEN_WRITES = 10.0
+SECONDS_AFTER_A_FAILURE = 60.0
+# One call that is not answered costs a trial at most two timeouts.
+PATIENCE = {
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
+    "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "5",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "DO_NOT_TRACK": "true",
+}
+# Settings that are no parameter of a run: content that tags and keys name, resources, the horizon.
+NOT_PARAMS = {
+    "model_spec", "dataset_spec", "rounds", "eval", "rows_per_pass", "gradient_checkpointing",
+    "gpus", "keep",
+}  # fmt: skip
+
+
+def quiet_client(uri: str) -> MlflowClient:
+    """A client that gives up soon and says nothing of its own."""
+    import logging
+
+    for name, value in PATIENCE.items():
+        os.environ.setdefault(name, value)
+    from mlflow.tracking import MlflowClient
+
+    for name in ("mlflow", "alembic", "urllib3"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    return MlflowClient(tracking_uri=uri)
+
+
+def connect(uri: str) -> MlflowClient:
+    """A client of a tracking store that answers.
+
+    Raises `InputError` with the address, what was tried and the fix where it does not.
+    """
+    if (path := sqlite_path(uri)) is not None and not os.access(path.parent, os.W_OK | os.X_OK):
+        raise InputError(
+            f"MLflow's database {path} cannot be written: its folder is absent or read-only; "
+            "make it, or name another address with --tracking-uri"
+        )
+    try:
+        client = quiet_client(uri)
+        client.search_experiments(max_results=1)
+    except Exception as error:
+        raise InputError(
+            f"no MLflow tracking store answers at {redacted(uri)} (listing its experiments "
+            f"failed: {brief(error)}); start it, correct --tracking-uri, or leave "
+            "--tracking-uri out to use the store's own SQLite file"
+        ) from None
+    return client
+
+
+def ensure_experiment(client: MlflowClient, study: str, artifacts: str | None = None) -> str:
+    """The id of the study's experiment; made where there is none."""
+    found = client.get_experiment_by_name(study)
+    if found is None:
+        return str(client.create_experiment(study, artifact_location=artifacts))
+    if found.lifecycle_stage == "deleted":
+        raise InputError(
+            f"MLflow's experiment {study!r} was deleted; bring it back with "
+            f"`mlflow experiments restore -x {found.experiment_id}`, or give the grid "
+            "another `study:`"
+        )
+    return str(found.experiment_id)
+
+
+def known_runs(client: MlflowClient, experiment: str) -> dict[str, Any]:
+    """Active runs by cell key; the oldest where two drivers made one each."""
+    runs: dict[str, Any] = {}
+    token = None
+    while True:
+        page = client.search_runs(
+            [experiment], max_results=1000, order_by=["attributes.start_time ASC"],
+            page_token=token,
+        )  # fmt: skip
+        for run in page:
+            if key := run.data.tags.get(outcome.TAG_CELL_KEY):
+                runs.setdefault(key, run)
+        if not (token := page.token):
+            return runs
+
+
+def ensure_run(client: MlflowClient, experiment: str, work: Work, known: dict[str, Any]) -> str:
+    """The id of the cell's run, its tags up to date; made where there is none."""
+    tags = run_tags(work)
+    run = known.get(work.cell.key)
+    if run is not None and run.data.tags.get(outcome.TAG_EVAL_KEY) != work.cell.eval_key:
+        # Scored anew, its journal contradicts points that MLflow cannot take back.
+        client.delete_run(run.info.run_id)
+        run = None
+    if run is None:
+        run = client.create_run(experiment, tags=tags, run_name=work.cell.label)
+        client.update_run(run.info.run_id, status="SCHEDULED")
+        known[work.cell.key] = run
+    run_id = str(run.info.run_id)
+    if not run.data.params:
+        from mlflow.entities import Param
+
+        client.log_batch(run_id, params=[Param(k, v) for k, v in params(work.cell).items()])
+    for name, value in tags.items():
+        if run.data.tags.get(name) != value:
+            client.set_tag(run_id, name, value)
+    return run_id
+
+
+def run_tags(work: Work) -> dict[str, str]:
+    cell = work.cell
+    return {
+        outcome.TAG_CELL_KEY: cell.key,
+        outcome.TAG_ARM_KEY: cell.arm_key,
+        outcome.TAG_EVAL_KEY: cell.eval_key,
+        TAG_ROUNDS: str(cell.rounds),
+        **{f"{outcome.TAG_GRID_PREFIX}{grid}": "yes" for grid in work.grids},
+    }
+
+
+def params(cell: Cell) -> dict[str, str]:
+    """What a run is, once and for all: a parameter of MLflow cannot change."""
+    settings = {k: str(v)[:6000] for k, v in cell.model_dump(exclude=NOT_PARAMS).items()}
+    revisions = {"model": cell.model_spec.revision, "dataset": cell.dataset_spec.revision}
+    return settings | {f"{k}_revision": v for k, v in revisions.items()}
+
+
+@dataclass
+class Writer:
+    """Brings one cell's run level with its journal.
+
+    Every method may fail to reach MLflow and says so at most once a minute; none raises.
+    """
+
+    uri: str
+    run_id: str
+    paths: CellPaths
+    grids: Sequence[str] = ()
+    failures: int = 0
+    _client: Any = None
+    _pending: list[dict[str, float]] = field(default_factory=list)
+    _sent_at: float = 0.0
+    _quiet_until: float = 0.0
+    _warned_at: float = -1e9
+
+    def begin(self, attempts: int) -> None:
+        """Mark the run as running and send what earlier attempts did not."""
+        self._pending = behind(self.paths, self.uri, self.run_id)
+        if self._try(self._set_running, attempts):
+            self._flush()
+
+    def _set_running(self, attempts: int) -> None:
+        self._mlflow().update_run(self.run_id, status="RUNNING")
+        self._tag(outcome.TAG_STATUS, "running")
+        self._tag(outcome.TAG_ATTEMPTS, str(attempts))
+
+    def write(self, line: dict[str, float]) -> None:
+        """Take one line; send when it holds an evaluation, else every ten seconds."""
+        self._pending.append(line)
+        due = time.monotonic() - self._sent_at > SECONDS_BETWEEN_WRITES
+        if (due or outcome.TEST_PASS in line) and time.monotonic() > self._quiet_until:
+            self._flush()
+
+    def level(self, lines: Iterable[dict[str, float]]) -> None:
+        """Send journal lines, again or for the first time: both come to the same."""
+        self._pending = list(lines)
+        self._flush()
+
+    def finish(self, done: dict[str, Any]) -> None:
+        """Send the rest and the final numbers; the mark says that nothing is left to send.
+
+        Evaluations go again: the journal's line of a round may have been scored after it was sent.
+        """
+        lines = read_lines(self.paths.journal)
+        self._pending = [line for line in lines if outcome.TEST_PASS in line] + self._pending
+        if self._flush() and self._try(self._finals, done):
+            self._mark(done["rounds"], mark_of_done(self.paths))
+
+    def end(self, status: str, reason: str) -> None:
+        """Close the run as FAILED or KILLED, with the reason."""
+        self._flush()
+        self._try(self._close, status, status.lower(), reason)
+
+    def _finals(self, done: dict[str, Any]) -> None:
+        scores = {f"{outcome.BASE_PREFIX}{k}": v for k, v in (done.get("base") or {}).items()}
+        scores |= {f"{outcome.FINAL_PREFIX}{k}": v for k, v in (done.get("final") or {}).items()}
+        self._send([{"round": done["rounds"], **scores}])
+        self._close("FINISHED", done["status"], done.get("reason") or "")
+
+    def _close(self, mlflow_status: str, status: str, reason: str) -> None:
+        self._tag(outcome.TAG_STATUS, status)
+        self._tag(outcome.TAG_STATUS_REASON, redacted(reason)[:2000])
+        self._mlflow().set_terminated(self.run_id, mlflow_status)
+
+    def _tag(self, name: str, value: str) -> None:
+        self._mlflow().set_tag(self.run_id, name, value)
+
+    def _flush(self) -> bool:
+        if self._pending and self._try(self._send, self._pending):
+            self._sent_at = time.monotonic()
+            self._mark(int(self._pending[-1]["round"]), None)
+            self._pending = []
+        return not self._pending
+
+    def _send(self, lines: Sequence[dict[str, float]]) -> None:
+        from mlflow.entities import Metric
+
+        points = [
+            Metric(name, float(value), START_MS + STEP_MS * int(line["round"]), int(line["round"]))
+            for line in lines
+            for name, value in line.items()
+            if name != "round" and value is not None
+        ]
+        for i in range(0, len(points), METRICS_A_CALL):
+            self._mlflow().log_batch(self.run_id, metrics=points[i : i + METRICS_A_CALL])
+
+    def _mlflow(self) -> Any:
+        self._client = self._client or quiet_client(self.uri)
+        return self._client
+
+    def _try(self, call: Any, *arguments: Any) -> bool:
+        """Whether the call went through. Telemetry is the one thing whose failure is swallowed."""
+        try:
+            call(*arguments)
+        except Exception as error:
+            self.failures += 1
+            now = time.monotonic()
+            self._quiet_until = now + SECONDS_AFTER_A_FAILURE
+            if now - self._warned_at > SECONDS_AFTER_A_FAILURE:
+                self._warned_at = now
+                print(
+                    f"MLflow at {redacted(self.uri)} did not take what was sent "
+                    f"({brief(error)}); training goes on, the journal is sent later",
+                    file=sys.stderr, flush=True,
+                )  # fmt: skip
+            return False
+        return True
+
+    def _mark(self, sent: int, done: str | None) -> None:
+        mark = {"place": place(self.uri), "run_id": self.run_id, "round": sent, "done": done}
+        write_json(mark_path(self.paths), {**mark, "grids": sorted(self.grids)})
+
+
+def bring_level(work: Work, paths: CellPaths, uri: str, run_id: str) -> bool:
+    """Send a done cell's whole history; True where MLflow took it."""
+    writer = Writer(uri, run_id, paths, work.grids)
+    writer.level(behind(paths, uri, run_id))
+    writer.finish(json.loads(paths.done.read_text(encoding="utf-8")))
+    return writer.failures == 0
+
+
+def brief(error: Exception) -> str:
+    """The first line of an error, without credentials and not too long."""
+    lines = redacted(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0][:200] if lines else ''}"

@@ -1,0 +1,80 @@
+"""`banditgrid ui`: MLflow's own pages over the store, on loopback."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+
+from rich.console import Console
+
+from grids.errors import InputError
+from grids.paths import Store
+from orchestrator.driver import termination_as_interrupt
+
+HOST = "127.0.0.1"
+
+
+def serve(store: Store, port: int, out: Console) -> int:
+    """Serve until Ctrl-C. The exit code: 0, or the server's own where it ends by itself."""
+    database = store.root / "mlflow.db"
+    if not database.is_file():
+        raise InputError(
+            f"{store.root} has no MLflow database ({database.name}); run a grid into it first, "
+            "or name another store with --store"
+        )
+    _check_free(port)
+    out.print(f"MLflow on http://{HOST}:{port} (Ctrl-C ends it)", soft_wrap=True)
+    with (
+        termination_as_interrupt(),
+        subprocess.Popen(_command(store, port), env=_environment(), start_new_session=True) as run,
+    ):
+        try:
+            return run.wait()
+        except KeyboardInterrupt:
+            _end(run)
+            return 0
+
+
+def _command(store: Store, port: int) -> list[str]:
+    artifacts = (store.root.resolve() / "artifacts").as_uri()
+    return [
+        sys.executable, "-m", "mlflow", "server", "--host", HOST, "--port", str(port),
+        "--backend-store-uri", store.tracking_uri, "--default-artifact-root", artifacts,
+        "--workers", "1",
+    ]  # fmt: skip
+
+
+def _environment() -> dict[str, str]:
+    quiet = {
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+        "DO_NOT_TRACK": "true",
+        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+    }
+    return {**os.environ, **quiet}
+
+
+def _check_free(port: int) -> None:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((HOST, port))
+        except OSError as error:
+            raise InputError(
+                f"port {port} cannot be used ({error.strerror}); name another with --port"
+            ) from None
+
+
+def _end(run: subprocess.Popen[bytes]) -> None:
+    """The server with its workers: all are of its own process group."""
+    for sign in (signal.SIGTERM, signal.SIGKILL):
+        try:
+            os.killpg(run.pid, sign)
+            run.wait(timeout=5)
+            return
+        except ProcessLookupError:
+            return
+        except subprocess.TimeoutExpired:
+            continue
