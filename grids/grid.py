@@ -186,7 +186,7 @@ class Grid(BaseModel):
             own["model_spec"] = pinned(self.models[str(model)])
         if (dataset := settings.get("dataset")) in self.datasets:
             own["dataset_spec"] = pinned(self.datasets[str(dataset)])
-        return Cell(**settings, **own)
+        return Cell(**{**settings, **own})
 
     def _excluding(self, settings: dict[str, Any]) -> dict[str, Any] | None:
         for rule in self.exclude:

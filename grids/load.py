@@ -215,16 +215,12 @@ def _check_arm(source: _Source, grid: Grid, i: int, arm: dict[str, Any], side: s
     keys = {cell.key for cell in grid.cells()}
     for cell in grid.cells():
         given = cell.model_dump(exclude={"model_spec", "dataset_spec"})
-        if grid.cell({**_written(given, cell), **arm}).key in keys:
+        if grid.cell({**given, **arm}).key in keys:
             return
     raise InputError(
         f"{source.path}:{source.line(('contrasts', i, side))}: contrasts.{i}.{side}: "
         f"no cell of the grid has the arm {arm}; add its values to the axes"
     )
-
-
-def _written(given: dict[str, Any], cell: Cell) -> dict[str, Any]:
-    return {**given, "model_spec": cell.model_spec, "dataset_spec": cell.dataset_spec}
 
 
 def _told(source: _Source, error: ValidationError) -> list[str]:

@@ -33,7 +33,7 @@ SMOKE = Path(__file__).resolve().parent.parent / "grids" / "smoke.yaml"
 BROKEN = """
 name: broken
 study: smoke
-base: {rounds: 4, max_prompt: 32, max_response: 32, batch: 8, eval: {every: 2, test_questions: 16, train_questions: 8}}
+base: {rounds: 4, max_prompt: 32, max_response: 32, eval: {every: 2, test_questions: 16}}
 models: {broken: {path: broken}}
 axes: {model: [broken], dataset: [tiny-sums]}
 """
@@ -156,7 +156,7 @@ def continued(bench: Bench) -> Bench:
     broken = bench.folder / "broken"
     shutil.copytree(MODELS["tiny-qwen2"].path or "", broken)
     (broken / "model.safetensors").write_bytes(b"not weights")
-    grids = [bench.grid("broken", BROKEN), bench.grid("wider", WIDER), bench.folder / "long.yaml"]
+    grids = [bench.folder / "long.yaml", bench.grid("wider", WIDER), bench.grid("broken", BROKEN)]
     bench.ended["continued"] = bench.run(*grids)
     return bench
 

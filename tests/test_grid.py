@@ -113,6 +113,20 @@ axes: {{model: [mine], dataset: [tiny-sums]}}
     assert cell.model == "mine" and cell.model_spec.revision.startswith("sha256:")
 
 
+def test_contrasts_over_models_of_ones_own(grid_file):
+    model = ROOT / "workers" / "embedded" / "models" / "tiny-llama"
+    grid = load_grid(
+        grid_file(f"""
+name: g
+models: {{mine: {{path: {model}, context: 64}}}}
+base: {{precision: fp32, max_prompt: 32, max_response: 32}}
+axes: {{model: [mine], dataset: [tiny-sums], batch: [8, 16]}}
+contrasts: [{{name: c, a: {{batch: 8}}, b: {{batch: 16}}}}]
+""")
+    )
+    assert len(grid.cells()) == 2
+
+
 def test_yaml_means_what_a_person_means(grid_file):
     grid = load_grid(
         grid_file("""

@@ -20,6 +20,7 @@ from grids.paths import Store, read_json, read_lines
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
+COMMAND = str(Path(sys.executable).parent / "banditgrid")
 ONE_CORE = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
 
 ROUND = """
@@ -48,7 +49,7 @@ def learning() -> None:
     """Base Pass@1 and gain of each embedded pair over 300 rounds of (32, 1, 0) raw."""
     grid, store = load_grid(HERE / "learning.yaml"), Store(ROOT / "bench")
     words = ["run", str(HERE / "learning.yaml"), "--store", str(store.root)]
-    subprocess.run([sys.executable, "-m", "orchestrator.cli", *words], check=True, cwd=ROOT)
+    subprocess.run([COMMAND, *words], check=True, cwd=ROOT)
     gains: dict[str, list[float]] = {}
     bases: dict[str, float] = {}
     for cell in grid.cells():
@@ -97,8 +98,7 @@ def commands() -> None:
 def timed(words: list[str]) -> float:
     """Wall seconds of one command."""
     began = time.perf_counter()
-    command = [sys.executable, "-m", "orchestrator.cli", *words]
-    subprocess.run(command, check=True, cwd=ROOT, stdout=subprocess.DEVNULL)
+    subprocess.run([COMMAND, *words], check=True, cwd=ROOT, stdout=subprocess.DEVNULL)
     return time.perf_counter() - began
 
 
