@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import pytest
 
+from grids import catalog
 from grids.paths import Store, write_json
 from orchestrator import cli
 
@@ -35,6 +36,9 @@ def banditgrid(
     monkeypatch.chdir(tmp_path)
     for name in ("BANDITGRID_STORE", "BANDITGRID_MODELS", "BANDITGRID_DATA", "MLFLOW_TRACKING_URI"):
         monkeypatch.delenv(name, raising=False)
+    for catalogue in (catalog.MODELS, catalog.DATASETS):
+        for name, spec in list(catalogue.items()):  # local copies are for one test
+            monkeypatch.setitem(catalogue, name, spec)
 
     def run(*arguments: str | Path) -> Ran:
         monkeypatch.setattr(sys, "argv", ["banditgrid", *map(str, arguments)])
@@ -91,6 +95,48 @@ def test_what_is_absent_is_named(
     assert ran.code == 2 and told in ran.err
 
 
+TINY = GRID.replace("qwen2.5-0.5b-instruct", "tiny-qwen2").replace("gsm8k", "tiny-sums")
+REAL_DATA = GRID.replace("qwen2.5-0.5b-instruct", "tiny-qwen2").replace(
+    "base: {", "base: {max_prompt: 32, max_response: 32, "
+)
+BAD_AT_THE_START = {
+    "no hub and no copy of the data": (REAL_DATA, None, "local copy at ./data/gsm8k (another"),
+    "no hub and no copy of the model": (
+        GRID.replace("gsm8k", "tiny-sums").replace("base: {", "base: {max_prompt: 32, "),
+        None,
+        "local copy at ./models/qwen2.5-0.5b-instruct (another",
+    ),
+    "wrong columns": (
+        REAL_DATA,
+        [{"prompt": "1 + 1", "completion": "2"}],
+        "wrong columns in row 1 of train: got prompt, completion; expected 'question' and one",
+    ),
+    "a batch larger than what is left of the train set": (
+        REAL_DATA,
+        [{"question": f"{i}", "answer": f"#### {i}"} for i in range(31)],
+        "batch 32 is larger than the train set: gsm8k has 31 usable",
+    ),
+}
+
+
+@pytest.mark.parametrize(
+    ("grid", "rows", "told"), BAD_AT_THE_START.values(), ids=BAD_AT_THE_START.keys()
+)
+def test_what_only_the_files_tell_is_told_before_anything_is_written(
+    banditgrid: Callable[..., Ran], grid_file: Callable[..., Path], tmp_path: Path,
+    grid: str, rows: list[dict[str, str]] | None, told: str,
+) -> None:  # fmt: skip
+    if rows is not None:
+        folder = tmp_path / "data" / "gsm8k"
+        folder.mkdir(parents=True)
+        for split in ("train", "test"):
+            (folder / f"{split}.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    ran = banditgrid("run", grid_file(grid))
+    assert ran.code == 2 and told in ran.err and ran.err.startswith("error: ")
+    assert len(ran.err.splitlines()) == 1
+    assert not (tmp_path / "store").exists()
+
+
 def test_a_store_below_a_file_cannot_be_written(
     banditgrid: Callable[..., Ran], grid_file: Callable[..., Path], tmp_path: Path
 ) -> None:
@@ -104,8 +150,7 @@ def test_an_absent_mlflow_server_leaves_nothing_half_written(
     banditgrid: Callable[..., Ran], grid_file: Callable[..., Path], tmp_path: Path
 ) -> None:
     address = "http://127.0.0.1:9"
-    tiny = GRID.replace("qwen2.5-0.5b-instruct", "tiny-qwen2").replace("gsm8k", "tiny-sums")
-    ran = banditgrid("run", grid_file(tiny), "--tracking-uri", address)
+    ran = banditgrid("run", grid_file(TINY), "--tracking-uri", address)
     assert ran.code == 2 and address in ran.err
     assert not (tmp_path / "store").exists()
 

