@@ -1,4 +1,4 @@
-"""Evaluation: whole sets whatever the batch, overlong questions wrong, samples by their own seed."""
+"""Evaluation: whole sets whatever the batch, overlong questions wrong, samples by their seed."""
 
 import pytest
 
