@@ -19,10 +19,9 @@ from analysis.records import Damaged, Numbers
 from grids import outcome
 from grids.cell import Cell
 from grids.grid import Grid
+from grids.outcome import DAMAGED, DIVERGED, FAILED, FINISHED, UNFINISHED, WAITING
 from grids.paths import CellPaths, Store
 
-FINISHED, DIVERGED = outcome.FINISHED, outcome.DIVERGED
-FAILED, UNFINISHED, WAITING, DAMAGED = "failed", "unfinished", "waiting", "damaged"
 STATES = (FINISHED, DIVERGED, FAILED, DAMAGED, UNFINISHED, WAITING)
 
 # Columns of the frame -> metrics; each is read of the base and of the final policy.

@@ -17,8 +17,9 @@ import pandas as pd
 from analysis.arms import Arm, arms, pair_labels
 from analysis.intervals import Estimate, mean_t
 from analysis.reported import Reported, arm_unknown, of_arm
-from analysis.runs import DAMAGED, DIVERGED, FAILED, STATES, Run, read_run
+from analysis.runs import STATES, Run, read_run
 from grids.grid import Grid
+from grids.outcome import DAMAGED, DIVERGED, FAILED
 from grids.paths import Store
 
 MEASURES = ("base_test", "final_test", "gain_test", "base_train", "final_train", "gain_train")

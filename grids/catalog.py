@@ -11,7 +11,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from grids.errors import InputError
 
@@ -70,6 +70,12 @@ class DatasetSpec(Spec):
     answer: tuple[str, ...] = Field(("answer",), description="columns tried for the answer")
     answer_after: str | None = Field(None, description="marker before the answer in its column")
     prompt: str = Field("{question}", description="user message; {question} is replaced")
+
+    @field_validator("answer", mode="before")
+    @classmethod
+    def _one_column(cls, value: Any) -> Any:
+        return (value,) if isinstance(value, str) else value
+
     grader: str = "gsm8k"
     train_rows: int | None = Field(None, description="usable train questions; None: not counted")
     test_rows: int | None = None
@@ -124,8 +130,13 @@ def use_local(models: Path | None, data: Path | None) -> None:
 
 
 def _files(folder: Path) -> list[Path]:
-    names = (p for p in sorted(folder.rglob("*")) if p.is_file())
-    return [p for p in names if not p.name.startswith((".", "README"))]
+    found = (p for p in sorted(folder.rglob("*")) if p.is_file())
+    return [p for p in found if not _hidden(p, folder) and not p.name.startswith("README")]
+
+
+def _hidden(path: Path, folder: Path) -> bool:
+    """The file, or a folder between, has a hidden name: a cache, a repository's own files."""
+    return any(part.startswith(".") for part in path.relative_to(folder).parts)
 
 
 def _stamp(folder: Path) -> tuple[tuple[str, int, int], ...]:

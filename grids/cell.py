@@ -1,14 +1,12 @@
 """Cell: one training run, fully described; its canonical form, key, arm_key and label.
 
 The key is a hash of everything that can change the policy which the cell trains, and of nothing
-else: see `Cell.canonical`. Defaults are the paper's settings (arXiv 2601.22532) and, where it is
+else (`key.py`). Defaults are the paper's settings (arXiv 2601.22532) and, where it is
 silent, verl's. Leaves out enumeration (`grid.py`) and training (`workers`).
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Collection
 from functools import lru_cache
 from typing import Annotated, Any, Literal, Self
@@ -23,6 +21,7 @@ from pydantic import (
     model_validator,
 )
 
+from grids import key as keys
 from grids.catalog import (
     DATASETS,
     ESTIMATORS,
@@ -35,9 +34,6 @@ from grids.catalog import (
     pinned,
 )
 from grids.errors import listed, nearest
-
-# Raised when a fix changes what some settings train; enters every key.
-SEMANTICS = 1
 
 
 def _off_is(value: Any, off: Any) -> Any:
@@ -100,7 +96,9 @@ class Cell(BaseModel):
     kl: Annotated[Finite, OffIsZero] = Field(0.001, description="KL coefficient; off: none")
     kl_form: Literal["k1", "k2", "k3"] = "k3"
     kl_on_signal_only: bool = Field(False, description="no KL where the advantage is zero")
-    clip: Annotated[Rate | None, OffIsNone] = Field(0.2, description="PPO clip; off: none")
+    clip: Annotated[Rate | None, OffIsNone] = Field(
+        0.2, description="PPO clip; off: none, and no dual clip either"
+    )
     clip_high: Rate | None = Field(None, description="upper clip where it differs")
     dual_clip: Annotated[Rate | None, OffIsNone] = Field(3.0, description="verl's clip_ratio_c")
     aggregation: Literal[
@@ -131,10 +129,12 @@ class Cell(BaseModel):
     eval: Evaluation = Evaluation()
     rows_per_pass: Positive | None = Field(None, description="bounds memory only; null: chosen")
     gradient_checkpointing: bool = False
-    gpus: Annotated[float, Field(ge=0)] = Field(
+    gpus: Annotated[float, Field(gt=0, le=1)] = Field(
         1.0, description="share of a GPU, where there is one"
     )
-    keep: Literal["none", "weights"] = "weights"
+    keep: Literal["none", "weights"] = Field(
+        "weights", description="after the end: nothing, or the last checkpoint"
+    )
 
     # Filled in from the catalogue: content, not names.
     model_spec: ModelSpec
@@ -148,9 +148,7 @@ class Cell(BaseModel):
             return data
         model = _spec(data, "model", MODELS)
         dataset = _spec(data, "dataset", DATASETS)
-        filled: dict[str, Any] = {**model.defaults, **dataset.defaults, **data}
-        filled |= {"model_spec": model, "dataset_spec": dataset}
-        return filled | {"grader": filled.get("grader") or dataset.grader}
+        return filled(data, model, dataset) | {"model_spec": model, "dataset_spec": dataset}
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -159,6 +157,7 @@ class Cell(BaseModel):
         _check_built(self)
         _check_context(self)
         _check_batch(self)
+        _check_clip(self)
         return self
 
     @property
@@ -193,59 +192,28 @@ class Cell(BaseModel):
         return (self.batch, self.rollouts, self.replay)
 
     def canonical(self) -> dict[str, Any]:
-        """Everything that can change the trained policy, as JSON; equal policies, equal form.
-
-        Settings that equal their default are left out, so that adding a field keeps old keys;
-        so are settings that are inert in this cell.
-        """
-        settings = self._settings()
-        for name in _inert(self):
-            settings.pop(name, None)
-        changed = {k: v for k, v in settings.items() if v != type(self).model_fields[k].default}
-        dataset = self.dataset_spec
-        return changed | {
-            "semantics": SEMANTICS,
-            "seed": self.seed,
-            "model": self.model_spec.revision,
-            "dataset": [dataset.revision, dataset.config, dataset.question, dataset.answer_after],
-            "prompt": dataset.prompt,
-            "grader": [self.grader, GRADER_VERSIONS[self.grader]],
-            "engine": self.engine,
-            "precision": self.precision,
-        }
-
-    def _settings(self) -> dict[str, Any]:
-        settings = self.model_dump(exclude=_NOT_IDENTITY)
-        settings["micro_batch"] = min(self.micro_batch, self.rows_per_update)
-        if self.advantage != "raw" and self.rollouts + self.replay == 1 and self.singleton == "raw":
-            settings["advantage"] = "raw"
-        return settings
+        """Everything that can change the trained policy, as JSON; see `grids.key`."""
+        return keys.canonical(self)
 
     @property
     def key(self) -> str:
         """16 hexadecimal digits over `canonical`."""
-        return _digest(self.canonical())
+        return keys.digest(self.canonical())
 
     @property
     def arm_key(self) -> str:
         """The key without the seed."""
-        form = self.canonical()
-        form.pop("seed", None)
-        return _digest(form)
+        return keys.digest({k: v for k, v in self.canonical().items() if k != "seed"})
 
     @property
     def eval_key(self) -> str:
-        """Of the evaluation and its grader; neither is part of `key`."""
-        form = self.eval.model_dump(exclude={"every", "primary"})
-        form["grader"] = [self.grader, GRADER_VERSIONS[self.grader]]
-        return _digest(form | {"max_response": self.max_response})
+        """Of the evaluation and its graders; neither is part of `key`."""
+        return keys.digest(keys.evaluation(self))
 
     @property
     def base_key(self) -> str:
         """Of the base evaluation: shared by all cells with equal model, data set and evaluation."""
-        names = ("model", "dataset", "prompt", "engine", "precision")
-        form = {k: v for k, v in self.canonical().items() if k in names}
-        return _digest(form | {"eval": self.eval_key, "max_prompt": self.max_prompt})
+        return keys.digest(keys.base(self))
 
     @property
     def arm_label(self) -> str:
@@ -266,21 +234,25 @@ NAMED: dict[str, Collection[str]] = {
     "grader": GRADER_VERSIONS,
 }
 
-_NOT_IDENTITY = {
-    "model", "dataset", "model_spec", "dataset_spec", "grader", "engine", "precision",
-    "rounds", "eval", "rows_per_pass", "gradient_checkpointing", "gpus", "keep",
-}  # fmt: skip
-
 
 @lru_cache(maxsize=128)
 def _adapter(annotation: Any) -> TypeAdapter[Any]:
     return TypeAdapter(annotation)
 
 
-def check_setting(name: str, value: Any) -> None:
-    """Raise `ValueError`, naming the setting and what is allowed, where `value` cannot be it."""
+def filled(given: dict[str, Any], model: ModelSpec, dataset: DatasetSpec) -> dict[str, Any]:
+    """Settings with, below what is given, the defaults that model and data set bring."""
+    settings: dict[str, Any] = {**model.defaults, **dataset.defaults, **given}
+    return settings | {"grader": settings.get("grader") or dataset.grader}
+
+
+def check_setting(name: str, value: Any) -> Any:
+    """The value as a cell holds it: `"64"` as 64, `off` as 0.
+
+    Raises `ValueError`, naming the setting and what is allowed, where `value` cannot be it.
+    """
     try:
-        _adapter(Cell.model_fields[name].rebuild_annotation()).validate_python(value)
+        made = _adapter(Cell.model_fields[name].rebuild_annotation()).validate_python(value)
     except ValidationError as error:
         finding = error.errors()[0]
         inner = "".join(f".{part}" for part in finding["loc"] if isinstance(part, str))
@@ -289,6 +261,7 @@ def check_setting(name: str, value: Any) -> None:
         raise ValueError(f"{place}{message}; got {finding['input']!r}") from None
     if name in NAMED:
         _check_name(name, value, NAMED[name])
+    return made
 
 
 def _check_name(name: str, value: str, allowed: Collection[str]) -> None:
@@ -297,33 +270,6 @@ def _check_name(name: str, value: str, allowed: Collection[str]) -> None:
             f"{name}: unknown name; got {value!r}; "
             f"allowed: {listed(allowed)}{nearest(value, allowed)}"
         )
-
-
-def _digest(form: dict[str, Any]) -> str:
-    text = json.dumps(form, sort_keys=True, separators=(",", ":"))
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
-def _inert(cell: Cell) -> set[str]:
-    """Settings that cannot change what this cell trains."""
-    inert: set[str] = set()
-    if cell.on_policy:
-        inert |= {"clip", "clip_high", "dual_clip"}
-    if cell.kl == 0:
-        inert |= {"kl_form", "kl_on_signal_only"}
-    if cell.replay == 0:
-        inert |= {"replay_mode", "replay_fill", "replay_max_age"}
-    if cell.advantage == "raw" or cell.rollouts > 1 or _is_raw_alone(cell):
-        inert |= {"singleton"}
-    if cell.aggregation != "token_mean_micro_batch":
-        inert |= {"micro_batch"}
-    if cell.engine == "transformers":
-        inert |= {"importance_correction"}
-    return inert
-
-
-def _is_raw_alone(cell: Cell) -> bool:
-    return cell.rollouts + cell.replay == 1 and cell.singleton == "raw"
 
 
 def _spec(data: dict[str, Any], kind: str, catalogue: dict[str, Any]) -> Any:
@@ -361,6 +307,15 @@ def _check_batch(cell: Cell) -> None:
     if cell.batch % cell.updates_per_round:
         raise ValueError(
             f"updates_per_round: {cell.updates_per_round} does not divide the batch {cell.batch}"
+        )
+
+
+def _check_clip(cell: Cell) -> None:
+    upper = cell.clip_high or cell.clip
+    if upper is not None and cell.dual_clip is not None and 1 + upper > cell.dual_clip:
+        raise ValueError(
+            f"dual_clip: {cell.dual_clip} lies below the upper clip 1 + {upper}, which it must not "
+            "cut; raise it, or turn it off"
         )
 
 

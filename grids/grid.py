@@ -14,8 +14,8 @@ from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from grids.catalog import DatasetSpec, ModelSpec, pinned
-from grids.cell import Cell, check_setting
+from grids.catalog import DATASETS, MODELS, DatasetSpec, ModelSpec, pinned
+from grids.cell import Cell, check_setting, filled
 from grids.contrast import Contrast
 from grids.errors import InputError, listed, nearest
 
@@ -39,10 +39,7 @@ class Budget(BaseModel):
 
     def refuses(self, settings: dict[str, Any]) -> str | None:
         """Why the budget drops these settings, or None where it keeps them."""
-        batch, fresh, replayed = (
-            settings.get(name, Cell.model_fields[name].default)
-            for name in ("batch", "rollouts", "replay")
-        )
+        batch, fresh, replayed = (settings[name] for name in ("batch", "rollouts", "replay"))
         samples, generated = batch * (fresh + replayed), batch * fresh
         if self.samples_per_step not in (None, samples):
             return f"{samples} samples per step, the budget is {self.samples_per_step}"
@@ -114,14 +111,12 @@ class Grid(BaseModel):
             )
         for where, names in self._settings_named():
             _check_settings(where, names)
-        for name, value in self.base.items():
-            _check_value(f"base.{name}", name, value)
+        for where, name, value in self._values_given():
+            self._check_value(f"{where}.{name}", name, value)
         for axis, values in self.axes.items():
             if not values:
                 raise ValueError(f"axes.{axis}: no values; give at least one")
             _check_unique(f"axes.{axis}", values)
-            for value in values:
-                _check_value(f"axes.{axis}", axis, value)
         _check_unique("seeds", self.seeds)
         _check_unique("contrasts", [contrast.name for contrast in self.contrasts])
         return self
@@ -134,6 +129,31 @@ class Grid(BaseModel):
         for i, contrast in enumerate(self.contrasts):
             for part, settings in (("a", contrast.a), ("b", contrast.b), ("with", contrast.with_)):
                 yield f"contrasts.{i}.{part}", settings
+
+    def _values_given(self) -> Iterator[tuple[str, str, Any]]:
+        """(where, setting, value) of everything that a setting is compared with or set to."""
+        yield from (("base", name, value) for name, value in self.base.items())
+        yield from (("axes", name, v) for name, values in self.axes.items() for v in values)
+        for i, rule in enumerate(self.exclude):
+            for name in rule.keys() - {"why"}:
+                values = rule[name] if isinstance(rule[name], list) else [rule[name]]
+                yield from ((f"exclude.{i}", name, value) for value in values)
+        for i, contrast in enumerate(self.contrasts):
+            for part, settings in (("a", contrast.a), ("b", contrast.b), ("with", contrast.with_)):
+                where = f"contrasts.{i}.{part}"
+                yield from ((where, name, value) for name, value in settings.items())
+
+    def _check_value(self, where: str, name: str, value: Any) -> None:
+        known: dict[str, Any] = {**MODELS, **self.models}
+        if name == "dataset":
+            known = {**DATASETS, **self.datasets}
+        if name not in ("model", "dataset"):
+            _check_setting(where, name, value)
+        elif value not in known:
+            raise ValueError(
+                f"{where}: unknown name; got {value!r}; "
+                f"allowed: {listed(known)}{nearest(value, known)}"
+            )
 
     def cells(self) -> tuple[Cell, ...]:
         """The cells, each once, in the order of the axes, seed by seed.
@@ -159,18 +179,20 @@ class Grid(BaseModel):
         return Expansion(tuple(cells.values()), tuple(dropped))
 
     def _combine(self, values: tuple[Any, ...]) -> dict[str, Any]:
-        chosen = dict(zip(self.axes, values, strict=True))
-        return {**self.base, **chosen}
+        """The settings of one combination, each as a cell holds it."""
+        given = {**self.base, **dict(zip(self.axes, values, strict=True))}
+        return {name: _as_held(name, value) for name, value in given.items()}
 
     def _place(
         self, settings: dict[str, Any], cells: dict[str, Cell], dropped: list[Dropped]
     ) -> None:
         """Add one combination to the cells, or to the dropped with the reason."""
-        label = _label(settings)
-        if self.budget and (why := self.budget.refuses(settings)):
-            dropped.append(Dropped(label, "budget", why))
-        elif (rule := self._excluding(settings)) is not None:
-            dropped.append(Dropped(label, "excluded", str(rule.get("why", f"exclude: {rule}"))))
+        whole = self._whole(settings)
+        if self.budget and (why := self.budget.refuses(whole)):
+            dropped.append(Dropped(_label(whole), "budget", why))
+        elif (rule := self._excluding(whole)) is not None:
+            why = str(rule.get("why", f"exclude: {rule}"))
+            dropped.append(Dropped(_label(whole), "excluded", why))
         elif why := without_effect(cell := self.cell(settings)):
             dropped.append(Dropped(cell.label, "inert", why))
         elif (twin := cells.get(cell.key)) is not None:
@@ -178,6 +200,16 @@ class Grid(BaseModel):
             dropped.append(Dropped(cell.label, "merged", why, cell.key))
         else:
             cells[cell.key] = cell
+
+    def _whole(self, settings: dict[str, Any]) -> dict[str, Any]:
+        """Every setting, with the defaults of model, data set and cell below what is given."""
+        defaults = {name: info.default for name, info in Cell.model_fields.items()}
+        model = {**MODELS, **self.models}.get(str(settings.get("model")))
+        dataset = {**DATASETS, **self.datasets}.get(str(settings.get("dataset")))
+        if model is None or dataset is None:
+            self.cell(settings)  # tells which of them is unknown
+            raise AssertionError("a cell of an unknown model or data set")
+        return defaults | filled(settings, model, dataset)
 
     def cell(self, settings: dict[str, Any]) -> Cell:
         """One combination as a cell, with this grid's own models and data sets."""
@@ -189,9 +221,9 @@ class Grid(BaseModel):
         return Cell(**{**settings, **own})
 
     def _excluding(self, settings: dict[str, Any]) -> dict[str, Any] | None:
+        """The first rule of which every setting matches."""
         for rule in self.exclude:
-            tests = {k: v if isinstance(v, list) else [v] for k, v in rule.items() if k != "why"}
-            if all(_value(settings, name) in values for name, values in tests.items()):
+            if all(settings[name] in _rule_values(name, rule) for name in rule.keys() - {"why"}):
                 return rule
         return None
 
@@ -213,14 +245,19 @@ def _why_same(cell: Cell, twin: Cell) -> str:
     return ""
 
 
-def _value(settings: dict[str, Any], name: str) -> Any:
-    return settings.get(name, Cell.model_fields[name].default)
+def _rule_values(name: str, rule: dict[str, Any]) -> list[Any]:
+    values = rule[name] if isinstance(rule[name], list) else [rule[name]]
+    return [_as_held(name, value) for value in values]
 
 
-def _label(settings: dict[str, Any]) -> str:
-    b, n, m = (_value(settings, k) for k in ("batch", "rollouts", "replay"))
-    names = [str(settings.get(k, "?")) for k in ("model", "dataset")]
-    return f"{' '.join(names)} ({b},{n},{m}) {_value(settings, 'advantage')} s{settings['seed']}"
+def _as_held(name: str, value: Any) -> Any:
+    return value if name in ("model", "dataset") else check_setting(name, value)
+
+
+def _label(whole: dict[str, Any]) -> str:
+    b, n, m = (whole[name] for name in ("batch", "rollouts", "replay"))
+    arm = f"{whole['model']} {whole['dataset']} ({b},{n},{m}) {whole['advantage']}"
+    return f"{arm} s{whole['seed']}"
 
 
 def _check_settings(where: str, names: Iterable[str]) -> None:
@@ -234,9 +271,7 @@ def _check_settings(where: str, names: Iterable[str]) -> None:
             )
 
 
-def _check_value(where: str, name: str, value: Any) -> None:
-    if name in ("model", "dataset"):
-        return  # resolved, with the grid's own, when the cell is made
+def _check_setting(where: str, name: str, value: Any) -> None:
     try:
         check_setting(name, value)
     except ValueError as error:

@@ -53,6 +53,7 @@ class _Source:
         try:
             text = self.path.read_text(encoding="utf-8")
             node = yaml.compose(text, Loader=_Loader)
+            data = self._build(node, ()) if node else {}
         except OSError as error:
             raise InputError(f"{self.path}: cannot be read: {error.strerror}") from None
         except UnicodeDecodeError:
@@ -60,9 +61,12 @@ class _Source:
         except yaml.MarkedYAMLError as error:
             line = error.problem_mark.line + 1 if error.problem_mark else 1
             raise InputError(f"{self.path}:{line}: not valid YAML: {error.problem}") from None
-        except yaml.YAMLError as error:
+        except InputError:
+            raise
+        except (yaml.YAMLError, ValueError) as error:
             raise InputError(f"{self.path}: not valid YAML: {error}") from None
-        data = self._build(node, ()) if node else {}
+        except RecursionError:
+            raise InputError(f"{self.path}: not valid YAML: an alias holds itself") from None
         if not isinstance(data, dict):
             raise InputError(
                 f"{self.path}:1: a grid is a mapping of keys, got {type(data).__name__}"
@@ -82,6 +86,8 @@ class _Source:
         for key_node, value_node in node.value:
             key = key_node.value
             line = key_node.start_mark.line + 1
+            if not isinstance(key, str):
+                raise InputError(f"{self.path}:{line}: a key is a word; got a {key_node.id}")
             if key in built:
                 raise InputError(
                     f"{self.path}:{line}: {_dotted((*where, key))}: duplicate name; "
@@ -166,15 +172,13 @@ def _extended(source: _Source, chain: tuple[Path, ...]) -> dict[str, Any]:
 
 
 def _overlaid(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
-    """`above` over `below`; the mappings base and axes merge, a null takes a key away."""
+    """`above` over `below`, mapping by mapping; a null takes a key away, a list replaces one."""
     merged = dict(below)
     for key, value in above.items():
-        if key in ("base", "axes", "models", "datasets") and isinstance(value, dict):
-            merged[key] = {**merged.get(key, {}), **value}
-            merged[key] = {k: v for k, v in merged[key].items() if v is not None}
-        else:
-            merged[key] = value
-    return merged
+        old = merged.get(key)
+        both = isinstance(old, dict) and isinstance(value, dict)
+        merged[key] = _overlaid(old or {}, value) if both else value
+    return {key: value for key, value in merged.items() if value is not None}
 
 
 def _paths_from(data: dict[str, Any], folder: Path) -> dict[str, Any]:

@@ -73,6 +73,10 @@ OUTCOME_COLUMNS: Final = (
 # States of a cell.
 FINISHED: Final = "finished"
 DIVERGED: Final = "diverged"
+FAILED: Final = "failed"
+UNFINISHED: Final = "unfinished"
+WAITING: Final = "waiting"
+DAMAGED: Final = "damaged"
 
 
 class Progress(NamedTuple):

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import uuid
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -107,12 +108,37 @@ def read_json(path: Path) -> dict[str, Any] | None:
     return loaded
 
 
+def read_mark(path: Path) -> dict[str, Any] | None:
+    """The object in a JSON file, or None where there is none that can be read.
+
+    A mark that a crash of the machine left damaged counts as absent: what it stands for is done
+    again.
+    """
+    try:
+        return read_json(path)
+    except (json.JSONDecodeError, UnicodeDecodeError, NotADirectoryError):
+        return None
+
+
 def write_json(path: Path, content: dict[str, Any]) -> None:
     """Write a JSON file so that a reader sees the old content or the new, never a part."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    scratch = path.with_name(f".{path.name}.{os.getpid()}")
-    scratch.write_text(json.dumps(content, indent=1, sort_keys=True) + "\n", encoding="utf-8")
-    os.replace(scratch, path)
+    replace_text(path, json.dumps(content, indent=1, sort_keys=True) + "\n")
+
+
+def replace_text(path: Path, text: str) -> None:
+    """Write a text file whole, and on disk when this returns, or not at all."""
+    made = scratch(path)
+    with made.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(made, path)
+
+
+def scratch(path: Path) -> Path:
+    """A hidden name beside a file for what will replace it: no other process has it."""
+    return path.with_name(f".{path.name}.{uuid.uuid4().hex[:12]}")
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:

@@ -21,9 +21,9 @@ from rich.text import Text
 
 from grids.grid import Grid
 from grids.outcome import DIVERGED, FINISHED
-from grids.paths import Store
+from grids.paths import Store, read_mark
 from orchestrator import cluster, prepare
-from orchestrator.ledger import DONE, FAILED, marked, standing
+from orchestrator.ledger import DONE, FAILED, standing
 from orchestrator.plan import Plan, Work, make_plan
 from orchestrator.progress import Progress
 from orchestrator.show import console, duration, show_plan, table
@@ -200,7 +200,7 @@ def _show_failed(summary: Summary, store: Store, out: Console) -> None:
     made = table("failed", "reason", "traceback in")
     for work, reason in failed:
         path = work.paths(store).failed
-        told = reason or str((marked(path) or {}).get("error", ""))
+        told = reason or str((read_mark(path) or {}).get("error", ""))
         made.add_row(work.cell.label, Text(told.splitlines()[0] if told else ""), _near(path))
     out.print(made)
 

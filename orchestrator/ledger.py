@@ -16,12 +16,10 @@ from typing import Any, Final
 from grids import outcome
 from grids.cell import Cell
 from grids.grid import Grid
-from grids.paths import CellPaths, Store, StudyPaths, read_json, write_json
+from grids.outcome import DIVERGED, FAILED, FINISHED, UNFINISHED, WAITING
+from grids.paths import CellPaths, Store, StudyPaths, read_mark, write_json
 
-UNFINISHED: Final = "unfinished"
-WAITING: Final = "waiting"
-FAILED: Final = "failed"
-DONE: Final = (outcome.FINISHED, outcome.DIVERGED)
+DONE: Final = (FINISHED, DIVERGED)
 STATES: Final = (*DONE, FAILED, UNFINISHED, WAITING)
 
 TAIL_BYTES = 1 << 16
@@ -44,7 +42,7 @@ def state_of(paths: CellPaths, rounds: int | None, eval_key: str | None) -> str:
 
     A `done.json` that does not parse counts as absent: the worker then goes on from its checkpoint.
     """
-    done = marked(paths.done)
+    done = read_mark(paths.done)
     if done is not None and _reached(done, rounds, eval_key):
         return str(done["status"])
     if paths.failed.exists():
@@ -54,18 +52,10 @@ def state_of(paths: CellPaths, rounds: int | None, eval_key: str | None) -> str:
     return WAITING
 
 
-def marked(path: Path) -> dict[str, Any] | None:
-    """A mark's content, or None where there is none that can be read."""
-    try:
-        return read_json(path)
-    except (json.JSONDecodeError, UnicodeDecodeError, NotADirectoryError):
-        return None
-
-
 def _reached(done: dict[str, Any], rounds: int | None, eval_key: str | None) -> bool:
     """A diverged cell is a result: more rounds do not quietly retry it."""
     enough = rounds is None or done.get("rounds", 0) >= rounds
-    enough |= done.get("status") == outcome.DIVERGED
+    enough |= done.get("status") == DIVERGED
     return enough and eval_key in (None, done.get("eval_key"))
 
 
@@ -75,9 +65,9 @@ def standing(paths: CellPaths, rounds: int | None = None, eval_key: str | None =
     last = last_line(paths.journal) or {}
     reason = None
     if state == FAILED:
-        reason = (marked(paths.failed) or {}).get("error")
-    elif state == outcome.DIVERGED:
-        reason = (marked(paths.done) or {}).get("reason")
+        reason = (read_mark(paths.failed) or {}).get("error")
+    elif state == DIVERGED:
+        reason = (read_mark(paths.done) or {}).get("reason")
     return Standing(
         state, last.get("round"), last_value(paths.journal, outcome.TEST_PASS), reason,
         _age(paths.journal),
@@ -128,7 +118,7 @@ def studies(store: Store) -> list[str]:
 
 def planned(study: StudyPaths) -> dict[str, Any]:
     """What `run` was last asked for: grid -> cell key -> label, rounds and eval_key."""
-    found = marked(study.directory / PLANNED_FILE) or {}
+    found = read_mark(study.directory / PLANNED_FILE) or {}
     return dict(found.get("grids", {}))
 
 

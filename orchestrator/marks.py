@@ -11,8 +11,7 @@ import re
 from pathlib import Path
 from typing import Any, Final
 
-from grids.paths import CellPaths, read_lines
-from orchestrator.ledger import marked
+from grids.paths import CellPaths, read_lines, read_mark
 from orchestrator.plan import Work
 
 MARK_FILE: Final = "tracked.json"
@@ -48,7 +47,7 @@ def mark_of_done(paths: CellPaths) -> str:
 
 def behind(paths: CellPaths, uri: str, run_id: str) -> list[dict[str, float]]:
     """Journal lines that the run may not have: those after the mark, all where it is another's."""
-    mark = marked(mark_path(paths)) or {}
+    mark = read_mark(mark_path(paths)) or {}
     same = mark.get("place") == place(uri) and mark.get("run_id") == run_id
     lines = read_lines(paths.journal)
     return [line for line in lines if not same or line["round"] > mark["round"]]
@@ -60,7 +59,7 @@ def is_level(work: Work, paths: CellPaths, uri: str, known: dict[str, Any] | Non
     The mark spares a run with nothing to do from loading MLflow at all. Where `known`, the runs
     that MLflow has, is at hand, the marked run must be among them.
     """
-    mark = marked(mark_path(paths)) or {}
+    mark = read_mark(mark_path(paths)) or {}
     run = known.get(work.cell.key) if known is not None else None
     return (
         mark.get("place") == place(uri)

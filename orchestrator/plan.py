@@ -11,10 +11,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from grids import outcome
 from grids.cell import Cell
 from grids.errors import InputError
 from grids.grid import Dropped, Grid
-from grids.paths import CellPaths, Store
+from grids.outcome import FINISHED
+from grids.paths import CellPaths, Store, read_lines, read_mark
 from orchestrator.ledger import DONE, last_line, state_of
 
 # Bytes on disk beside the weights, measured on embedded and real cells and rounded up.
@@ -111,8 +113,26 @@ def _work(study: str, named: list[tuple[Grid, Cell]], store: Store) -> Work:
     cell = _merged(study, named)
     paths = store.study(study).cell(cell.key)
     state = state_of(paths, cell.rounds, cell.eval_key)
+    if state == FINISHED:
+        _check_scored(named, paths)
     trained = (last_line(paths.journal) or {}).get("round", 0) if state != "waiting" else 0
     return Work(study, cell, tuple(grid.name for grid, _ in named), state, int(trained))
+
+
+def _check_scored(named: list[tuple[Grid, Cell]], paths: CellPaths) -> None:
+    """A done cell that no grid's table could read at its own horizon will not get better."""
+    trained = (read_mark(paths.done) or {}).get("rounds", 0)
+    shorter = [(grid, cell) for grid, cell in named if cell.rounds < trained]
+    if not shorter:
+        return
+    scored = [line["round"] for line in read_lines(paths.journal) if outcome.TEST_PASS in line]
+    for grid, cell in shorter:
+        if scored and cell.rounds not in scored:
+            raise InputError(
+                f"grid {grid.name}: asks for rounds: {cell.rounds} of {cell.label}, which was "
+                f"trained to {trained} and evaluated at {', '.join(map(str, scored[1:]))}; "
+                "ask for one of these, or for more"
+            )
 
 
 def _merged(study: str, named: list[tuple[Grid, Cell]]) -> Cell:
@@ -159,13 +179,13 @@ def _dotted(name: str) -> str:
 def disk_bytes(cell: Cell) -> int:
     """An estimate of what a cell leaves on disk.
 
-    Weights in float32 and Adam's two moments, 4 × parameters × (1 + 2), for the newest two
-    checkpoints while one replaces the other, where the cell keeps its weights; plus
+    Weights in float32 and Adam's two moments, 4 × parameters × (1 + 2), where the cell keeps its
+    last checkpoint (while it runs it holds two, and a third in the making); plus
     `JOURNAL_BYTES` a round, and `OUTCOME_BYTES` a question and answer of the base and the final
     evaluation (test questions and train subset, each once greedily and `eval.samples` times
     sampled).
     """
-    weights = 4 * cell.model_spec.parameters * (1 + 2) * 2 if cell.keep == "weights" else 0
+    weights = 4 * cell.model_spec.parameters * (1 + 2) if cell.keep == "weights" else 0
     rows = cell.dataset_spec.test_rows or UNCOUNTED_TEST_ROWS
     if cell.eval.test_questions is not None:
         rows = min(rows, cell.eval.test_questions)

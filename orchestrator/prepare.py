@@ -16,9 +16,9 @@ from typing import Any
 from rich.console import Console
 
 from grids.errors import InputError
-from grids.paths import CellPaths, Store, read_lines
+from grids.paths import CellPaths, Store, read_lines, read_mark
 from orchestrator import marks, tracking
-from orchestrator.ledger import marked, note_planned
+from orchestrator.ledger import note_planned
 from orchestrator.plan import Plan, Share, Work
 
 MANY_RUNS = 20  # from this number on, making them is worth a line
@@ -77,7 +77,7 @@ def register(share: Share, store: Store) -> None:
                 "grid": share.grid.name,
                 "contrast": contrast.model_dump(by_alias=True, mode="json"),
                 "time": datetime.now(UTC).isoformat(timespec="seconds"),
-                "first_outcome": begun,
+                "after_first_outcome": begun,
             }
             for contrast in new
         ]
@@ -129,7 +129,7 @@ class Runs:
             known = self._known[work.study]
             run_id = tracking.ensure_run(self._client, experiments[work.study], work, known)
             self._ids[work.study, work.cell.key] = run_id
-            failed = marked(work.paths(self._store).failed) or {}
+            failed = read_mark(work.paths(self._store).failed) or {}
             self._attempts[work.study, work.cell.key] = int(failed.get("attempts", 0))
         return [work for work in needing if not work.todo]
 

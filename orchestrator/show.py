@@ -17,6 +17,7 @@ from rich.table import Table
 from rich.text import Text
 
 from grids.cell import Cell
+from grids.grid import Grid
 from grids.paths import Store
 from orchestrator.ledger import STATES, Standing, planned, standing, studies
 from orchestrator.plan import Plan, Share, Work
@@ -66,17 +67,32 @@ def show_plan(plan: Plan, out: Console) -> None:
         out.print()
         out.print(_arms(study, [work for work in plan.works if work.study == study]))
     out.print()
+    for line in _local_copies(plan):
+        out.print(Text(line), soft_wrap=True)
     _show_totals(plan, out)
+
+
+def _local_copies(plan: Plan) -> list[str]:
+    """Models and data sets that are read from a folder: its content, not the hub's, counts."""
+    specs = (spec for w in plan.works for spec in (w.cell.model_spec, w.cell.dataset_spec))
+    local = {spec.name: spec.path for spec in specs if spec.path and not spec.embedded}
+    return [f"{name}: local copy at {path}" for name, path in sorted(local.items())]
 
 
 def _show_share(share: Share, out: Console) -> None:
     grid = share.grid
     section = f", section {grid.section}" if grid.section else ""
     assumed = " (what it compares is assumed)" if grid.assumed else ""
-    head = f"grid {grid.name}{section}{assumed}: {_count(len(share.cells), 'cell')}"
+    head = f"grid {grid.name}{section}{assumed}: {_count(len(share.cells), 'cell')}{_budget(grid)}"
     out.print(Text(head, style="bold"), soft_wrap=True)
     for line in dropped_lines(share):
         out.print(Text(f"  {line}"), soft_wrap=True)
+
+
+def _budget(grid: Grid) -> str:
+    bounds = grid.budget.model_dump(exclude_none=True) if grid.budget else {}
+    told = ", ".join(f"{value} {name.replace('_', ' ')}" for name, value in bounds.items())
+    return f"; budget: {told}" if told else ""
 
 
 def dropped_lines(share: Share) -> list[str]:
@@ -161,6 +177,7 @@ def _show_totals(plan: Plan, out: Console) -> None:
 def plan_json(plan: Plan) -> dict[str, Any]:
     """The plan for programs."""
     return {
+        "grids": [_share_json(share) for share in plan.shares],
         "cells": [_work_json(work) for work in plan.works],
         "dropped": [
             {"grid": share.grid.name, **asdict(dropped)}
@@ -169,6 +186,13 @@ def plan_json(plan: Plan) -> dict[str, Any]:
         ],
         "totals": asdict(plan.totals),
     }
+
+
+def _share_json(share: Share) -> dict[str, Any]:
+    grid = share.grid
+    budget = grid.budget.model_dump(exclude_none=True) if grid.budget else None
+    names = {"name": grid.name, "study": grid.study, "section": grid.section}
+    return {**names, "budget": budget, "cells": len(share.cells), "dropped": len(share.dropped)}
 
 
 def _work_json(work: Work) -> dict[str, Any]:

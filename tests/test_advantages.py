@@ -40,6 +40,15 @@ def test_by_hand(name, rewards, mask, singleton, expected):
     )
 
 
+@pytest.mark.parametrize("name", ADVANTAGES)
+def test_whatever_a_masked_entry_holds_is_ignored(name):
+    rewards_P_G = torch.tensor([[1.0, math.nan, 0.0], [math.inf, 1.0, math.nan]])
+    mask_P_G = torch.tensor([[T, F, T], [F, T, F]])
+    made_P_G = ADVANTAGES[name](rewards_P_G, mask_P_G)
+    clean_P_G = ADVANTAGES[name](rewards_P_G.nan_to_num(7, posinf=7), mask_P_G)
+    assert torch.equal(made_P_G, clean_P_G) and not made_P_G[~mask_P_G].any()
+
+
 def test_grpo_against_the_statistics_module():
     generator = torch.Generator().manual_seed(0)
     rewards_P_G = torch.rand(20, 8, generator=generator, dtype=torch.float64)

@@ -29,8 +29,8 @@ def test_defaults_are_the_papers_settings():
 
 def test_a_key_is_stable():
     """A changed key means that every finished cell of every user is trained again."""
-    assert cell().key == "706ea74cb12053c1"
-    assert cell(seed=3, advantage="grpo", rollouts=8).key == "e33edcb9d3f4b921"
+    assert cell().key == "72d49455b102c0dc"
+    assert cell(seed=3, advantage="grpo", rollouts=8).key == "df42c4adab690c14"
 
 
 @pytest.mark.parametrize(
@@ -80,6 +80,8 @@ def test_the_names_of_a_model_and_a_data_set_are_not_in_the_key_but_their_revisi
     ("settings", "inert"),
     [
         ({}, {"clip": 0.3}),
+        ({"updates_per_round": 2}, {"clip_high": 0.2}),
+        ({"updates_per_round": 2, "clip": "off"}, {"dual_clip": "off"}),
         ({}, {"dual_clip": "off"}),
         ({"kl": 0}, {"kl_form": "k3"}),
         ({}, {"replay_max_age": 5}),
@@ -111,6 +113,18 @@ def test_arm_key_leaves_out_the_seed_alone():
 def test_eval_key_is_of_the_evaluation_and_not_of_how_often_it_is_made():
     assert cell(eval={"every": 5}).eval_key == cell().eval_key
     assert cell(eval={"samples": 4}).eval_key != cell().eval_key
+
+
+def test_eval_key_follows_what_an_evaluation_does():
+    assert cell(eval={"temperature": 0.5}).eval_key == cell().eval_key  # nothing is sampled
+    sampled = cell(eval={"samples": 2})
+    assert cell(eval={"samples": 2, "temperature": 0.5}).eval_key != sampled.eval_key
+
+
+def test_the_columns_of_the_data_are_in_the_key():
+    spec = cell().dataset_spec
+    for change in ({"answer": ("other",)}, {"question": "other"}, {"answer_after": "="}):
+        assert cell(dataset_spec=spec.model_copy(update=change)).key != cell().key
 
 
 def test_base_key_is_shared_by_arms_and_seeds():
@@ -167,6 +181,8 @@ def test_what_is_not_built_is_refused(name, values):
         ({"lr": float("nan")}, "finite"),
         ({"eval": {"primary": "sampled"}}, "needs eval.samples"),
         ({"batch": 1}, "at least 2"),
+        ({"clip_high": 3.0}, "dual_clip: 3.0 lies below the upper clip"),
+        ({"gpus": 2}, "less than or equal to 1"),
     ],
 )
 def test_bad_settings_say_what_is_wrong(settings, told):

@@ -78,6 +78,30 @@ def test_rows_without_an_answer_are_dropped_counted_and_said(data):
     assert questions.notes == ("mine: 2 of 3 train rows without an answer dropped",)
 
 
+def test_an_answer_of_zero_is_an_answer(data):
+    rows = [{"question": 0, "answer": 0}, {"question": "q", "answer": None}]
+    spec = data(rows, test=[row(1)]).model_copy(update={"answer_after": None})
+    assert [(q.text, q.gold) for q in load_questions(spec).train] == [("0", "0")]
+
+
+def test_lines_end_at_newlines_alone_and_blank_ones_are_skipped(data):
+    text = {"question": "a\u2028b", "answer": "#### 1"}
+    questions = load_questions(data([json.dumps(text, ensure_ascii=False), "", json.dumps(row(2))]))
+    assert [q.text for q in questions.train] == ["a\u2028b", "what is 2?"]
+
+
+def test_hidden_files_do_not_change_a_fingerprint(tmp_path):
+    from grids.catalog import fingerprint
+
+    (tmp_path / "train.jsonl").write_text("x")
+    before = fingerprint(tmp_path)
+    (tmp_path / ".cache" / "hub").mkdir(parents=True)
+    (tmp_path / ".cache" / "hub" / "file").write_text("y")
+    assert fingerprint(tmp_path) == before
+    (tmp_path / "test.jsonl").write_text("z")
+    assert fingerprint(tmp_path) != before
+
+
 def test_a_repeated_question_is_kept_with_an_id_of_its_own(data):
     questions = load_questions(data([row(1), row(1)]))
     assert len({q.id for q in questions.train}) == 2

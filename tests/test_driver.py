@@ -284,11 +284,14 @@ def test_contrasts_are_registered_once_and_before_the_first_outcome(tmp_path: Pa
     for _ in range(2):
         register(plan.shares[0], store)
     (line,) = read_lines(study.registrations)
-    assert set(line) == {"registration", "grid", "contrast", "time", "first_outcome"}
-    assert line["contrast"]["name"] == "n" and line["first_outcome"] is False
+    assert set(line) == {"registration", "grid", "contrast", "time", "after_first_outcome"}
+    assert line["contrast"]["name"] == "n" and line["after_first_outcome"] is False
     journal = plan.works[0].paths(store).journal
     journal.parent.mkdir(parents=True)
     journal.write_text(json.dumps({"round": 0}) + "\n")
     path.write_text(SMOKE.read_text() + contrast.replace("name: n", "name: late"), encoding="utf-8")
     register(make_plan([load_grid(path)], store).shares[0], store)
-    assert [line["first_outcome"] for line in read_lines(study.registrations)] == [False, True]
+    assert [line["after_first_outcome"] for line in read_lines(study.registrations)] == [
+        False,
+        True,
+    ]

@@ -151,6 +151,28 @@ def test_extends_overrides_key_by_key(grid_file):
     assert [c.batch for c in grid.cells()] == [8, 16]
 
 
+def test_extends_merges_the_evaluation_too():
+    mini = load_grid(ROOT / "grids" / "mini" / "minimalist.yaml").cells()[0].eval
+    paper = load_grid(PAPER / "minimalist.yaml").cells()[0].eval
+    assert (mini.every, mini.samples) == (50, paper.samples) and paper.samples == 4
+
+
+def test_exclude_sees_what_a_cell_will_be(grid_file):
+    """The embedded models bring fp32: a rule on precision must match it, not the default."""
+    assert len(load_grid(grid_file(GOOD + "exclude: [{precision: bf16}]\n")).cells()) == 1
+    with pytest.raises(InputError, match="no cell is left"):
+        load_grid(grid_file(GOOD + "exclude: [{precision: fp32}]\n"))
+
+
+def test_numbers_as_text_are_numbers(grid_file):
+    text = (
+        "name: g\nbase: {rollouts: '2'}\nbudget: {samples_per_step: 16}\n"
+        "axes: {model: [tiny-qwen2], dataset: [tiny-sums], batch: ['8']}\n"
+    )
+    (cell,) = load_grid(grid_file(text)).cells()
+    assert cell.shape == (8, 2, 0)
+
+
 def test_the_shipped_schema_is_the_models():
     import json
 
@@ -236,6 +258,22 @@ BAD = {
         GOOD + "models: {mine: {hub: me/mine}}\n",
         "mine: not pinned; give the hub's commit",
     ),
+    "a rule on a misspelt model": (
+        GOOD + "exclude: [{model: tiny-qwen}]\n",
+        ":3: exclude.0.model: unknown name; got 'tiny-qwen'",
+    ),
+    "a rule on a misspelt name": (
+        GOOD + "exclude: [{advantage: grppo}]\n",
+        ":3: exclude.0.advantage: unknown name; .*did you mean 'grpo'",
+    ),
+    "a contrast with a bad value": (
+        GOOD + "contrasts:\n  - {name: c, a: {batch: -8}, b: {batch: 32}}\n",
+        ":4: contrasts.0.a.batch: .*greater than 0",
+    ),
+    "a key that is no word": (GOOD + "? [a, b]\n: 1\n", ":3: a key is a word"),
+    "a tag": ("name: !foo bar\n", "not valid YAML"),
+    "an alias that holds itself": ("base: &x {kl: *x}\n", "not valid YAML"),
+    "an impossible date": ("about: 2024-99-99\n", "not valid YAML"),
     "a budget of nothing": (GOOD + "budget: {}\n", ":3: .*names no bound"),
 }
 

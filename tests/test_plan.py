@@ -169,13 +169,26 @@ def test_totals_count_what_is_left_from_where_it_stands(store: Store) -> None:
     assert totals.todo_generated_samples == 60 * 16 + 100 * 32
 
 
-def test_disk_is_two_checkpoints_of_weights_and_moments_and_the_rows(store: Store) -> None:
+def test_disk_is_a_checkpoint_of_weights_and_moments_and_the_rows(store: Store) -> None:
     cell = one(make_plan([grid(base={"keep": "weights"})], store)).cell
     bare = cell.model_copy(update={"keep": "none"})
-    assert disk_bytes(cell) - disk_bytes(bare) == 24 * 494_032_768
+    assert disk_bytes(cell) - disk_bytes(bare) == 12 * 494_032_768
     fewer = bare.eval.model_copy(update={"test_questions": 19})
     less = disk_bytes(bare) - disk_bytes(bare.model_copy(update={"eval": fewer}))
     assert less == 2 * (1319 - 19) * OUTCOME_BYTES
+
+
+def test_a_horizon_that_a_done_cell_was_not_evaluated_at_is_told(store: Store) -> None:
+    work = one(make_plan([grid()], store))
+    paths = work.paths(store)
+    lines = [{"round": r} | ({"test/pass_at_1": 0.5} if r % 5 == 0 else {}) for r in range(11)]
+    paths.directory.mkdir(parents=True)
+    paths.journal.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    mark = {"key": work.cell.key, "eval_key": work.cell.eval_key, "rounds": 10}
+    write_json(paths.done, {**mark, "status": "finished"})
+    assert one(make_plan([grid(base={"rounds": 5})], store)).state == "finished"
+    with pytest.raises(InputError, match="trained to 10 and evaluated at 5, 10; ask for one"):
+        make_plan([grid(base={"rounds": 7})], store)
 
 
 def test_plan_json_is_for_programs(store: Store, grid_file: Callable[[str], Path]) -> None:

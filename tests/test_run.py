@@ -17,7 +17,8 @@ from grids.outcome import OUTCOME_COLUMNS, Progress
 from grids.paths import CellPaths, read_json, read_lines
 from tests.conftest import ROOT
 from workers import checkpoint
-from workers.run import run_cell
+from workers.evaluate import Evaluated
+from workers.run import _Run, run_cell
 
 
 def quiet(progress: Progress) -> None:
@@ -99,6 +100,98 @@ def test_a_new_evaluation_rescores_and_does_not_retrain(tiny, tmp_path, shared):
     ]
     assert [outcome.TEST_PASS in line for line in after] == [True, False, False, False, True]
     assert after[4][outcome.TEST_PASS] == done["final"][outcome.TEST_PASS]
+
+
+def test_a_new_evaluation_of_a_diverged_cell_scores_its_last_weights(tiny, tmp_path, shared):
+    """Weights that broke after round 2 are scored at round 2, not as the base."""
+    cell = tiny(rounds=6, lr=1e-3)
+    run_cell(cell, tmp_path, quiet, shared)
+    paths = CellPaths(tmp_path)
+    assert checkpoint.latest(paths.checkpoint, cell.key).round == 6
+    wider = tiny(rounds=6, lr=1e-3, eval={"test_questions": 64})
+    done = run_cell(wider, tmp_path, quiet, shared)
+    frame = pq.read_table(paths.outcomes).to_pandas()
+    final = frame.query("phase == 'final' and split == 'test'")
+    assert len(final) == 64 and set(final["round"]) == {6}
+    assert done["final"][outcome.TEST_PASS] == final.correct.mean()
+    assert done["final"][outcome.TEST_PASS] != done["base"][outcome.TEST_PASS]
+
+
+def test_fewer_rounds_than_are_trained_are_refused_and_nothing_is_lost(tiny, tmp_path, shared):
+    run_cell(tiny(rounds=4), tmp_path, quiet, shared)
+    (tmp_path / "done.json").unlink()
+    before = (tmp_path / "journal.jsonl").read_bytes()
+    with pytest.raises(InputError, match="has trained to round 4, beyond rounds: 3"):
+        run_cell(tiny(rounds=3), tmp_path, quiet, shared)
+    assert (tmp_path / "journal.jsonl").read_bytes() == before
+    assert run_cell(tiny(rounds=4), tmp_path, quiet, shared)["rounds"] == 4
+
+
+@pytest.mark.parametrize("name", ["done.json", "cell.json", "provenance.json"])
+def test_a_mark_that_a_crash_left_empty_is_written_again(tiny, tmp_path, shared, name):
+    done = run_cell(tiny(), tmp_path, quiet, shared)
+    (tmp_path / name).write_text("")
+    if name != "done.json":
+        (tmp_path / "done.json").unlink()
+    assert run_cell(tiny(), tmp_path, quiet, shared) == done
+
+
+def test_a_damaged_shared_base_evaluation_is_made_again(tiny, tmp_path):
+    first = run_cell(tiny(), tmp_path / "a", quiet, tmp_path / "shared")
+    (mark,) = (tmp_path / "shared").glob("*/metrics.json")
+    mark.write_text("{")
+    again = run_cell(tiny(seed=1), tmp_path / "b", quiet, tmp_path / "shared")
+    assert again["base"] == first["base"]
+
+
+def test_a_damaged_checkpoint_is_named_and_passed_over(tiny, tmp_path, shared, caplog):
+    cell = tiny(rounds=6)
+    run_cell(tiny(rounds=4), tmp_path / "whole", quiet, shared)
+    run_cell(cell, tmp_path / "whole", quiet, shared)
+    run_cell(tiny(rounds=4), tmp_path / "hurt", quiet, shared)
+    folder = CellPaths(tmp_path / "hurt").checkpoint
+    bad = folder / "000005"
+    bad.mkdir()
+    for path in (folder / "000004").iterdir():
+        (bad / path.name).write_bytes(path.read_bytes()[:50])
+    (bad / "state.json").write_text((folder / "000004" / "state.json").read_text())
+    run_cell(cell, tmp_path / "hurt", quiet, shared)
+    assert "000005 is damaged" in caplog.text
+    journals = [(tmp_path / name / "journal.jsonl").read_text() for name in ("whole", "hurt")]
+    assert journals[0] == journals[1]
+
+
+def test_keep_none_leaves_no_weights_and_says_so_when_they_are_wanted(tiny, tmp_path, shared):
+    cell = tiny(keep="none")
+    run_cell(cell, tmp_path, quiet, shared)
+    assert not CellPaths(tmp_path).checkpoint.exists()
+    with pytest.raises(InputError, match="finished at round 4 and its weights were not kept"):
+        run_cell(tiny(rounds=6), tmp_path, quiet, shared)
+    assert read_json(tmp_path / "done.json")["rounds"] == 4
+
+
+def test_two_processes_never_train_one_cell(tiny, tmp_path, shared):
+    import fcntl
+
+    tmp_path.joinpath(".lock").touch()
+    with (tmp_path / ".lock").open("w") as other:
+        fcntl.flock(other, fcntl.LOCK_EX)
+        with pytest.raises(InputError, match="another process is training this cell"):
+            run_cell(tiny(), tmp_path, quiet, shared)
+    assert not (tmp_path / "journal.jsonl").exists()
+
+
+@pytest.mark.parametrize(
+    ("questions", "base", "now", "breaks"),
+    [(16, 1 / 16, 0.0, False), (500, 0.5, 0.04, True), (500, 0.5, 0.05, False), (500, 0, 0, False)],
+)
+def test_a_fall_below_a_tenth_of_the_base_is_a_breakdown_unless_it_may_be_chance(
+    tiny, tmp_path, questions, base, now, breaks
+):
+    cell = tiny(eval={"test_questions": questions})
+    run = _Run(cell, CellPaths(tmp_path), quiet, tmp_path / "shared")
+    run.base = Evaluated([], {outcome.TEST_PASS: base})
+    assert bool(run._collapsed(Evaluated([], {outcome.TEST_PASS: now}))) is breaks
 
 
 def test_a_directory_of_another_cell_is_refused(tiny, tmp_path, shared):

@@ -10,10 +10,12 @@ import torch
 from torch import Tensor
 from trl import GRPOTrainer
 
+from grids.paths import read_lines
 from workers.data import load_questions, prepare
 from workers.engine import TransformersEngine
 from workers.models import load_policy
-from workers.trainer import BanditTrainer, OneRolloutConfig, rows_per_pass, trainer_settings
+from workers.settings import OneRolloutConfig, rows_per_pass, trainer_settings
+from workers.trainer import BanditTrainer
 
 PROMPT, RESPONSE = 5, 7
 
@@ -135,15 +137,37 @@ def test_rows_per_pass_changes_memory_and_not_the_update(tiny, tmp_path):
     """The weights after two rounds, with all rows in one pass and with two rows in each."""
     from workers.run import run_cell
 
-    made = []
+    made, norms = [], []
     for rows in (16, 2):
         cell = tiny(batch=16, rounds=2, micro_batch=4, rows_per_pass=rows, lr=1e-3)
         run_cell(cell, tmp_path / str(rows), lambda progress: None, tmp_path / "shared")
         from safetensors.torch import load_file
 
+        line = read_lines(tmp_path / str(rows) / "journal.jsonl")[1]
+        norms.append(line["update/grad_norm"])
         made.append(load_file(tmp_path / str(rows) / "checkpoint" / "000002" / "model.safetensors"))
+    assert norms[0] == pytest.approx(norms[1], rel=1e-4)  # Adam would hide a constant factor
     for name, weights in made[0].items():
         torch.testing.assert_close(weights, made[1][name], atol=5e-5, rtol=1e-4)
+
+
+def test_the_first_of_two_updates_is_that_of_half_the_batch(trainer_of):
+    """Both see the same eight questions, rollouts and weights: so the same gradient."""
+    norms: dict[int, list[float]] = {}
+    for updates, batch in ((1, 8), (2, 16)):
+        trainer = trainer_of(batch=batch, updates_per_round=updates, rounds=1, micro_batch=4)
+        told = norms.setdefault(updates, [])
+        kept = trainer._get_grad_norm
+
+        def spy(model: Any, grad_norm: Any = None, kept: Any = kept, told: Any = told) -> Any:
+            told.append(float(grad_norm))
+            return kept(model, grad_norm=grad_norm)
+
+        trainer._get_grad_norm = spy
+        trainer.train()
+    assert len(norms[1]) == 1 and len(norms[2]) == 2
+    assert norms[2][0] == pytest.approx(norms[1][0], rel=1e-4)
+    assert norms[2][1] != norms[2][0]
 
 
 class PlainTRL(GRPOTrainer):

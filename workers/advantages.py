@@ -42,7 +42,7 @@ def raw(rewards_P_G: Tensor, mask_P_G: Tensor, *, context: Context | None = None
 
     Group of one: its reward. Constant group: its rewards. The singleton rule does not apply.
     """
-    return rewards_P_G * mask_P_G
+    return _only(rewards_P_G, mask_P_G)
 
 
 def grpo(rewards_P_G: Tensor, mask_P_G: Tensor, *, context: Context | None = None) -> Tensor:
@@ -52,7 +52,7 @@ def grpo(rewards_P_G: Tensor, mask_P_G: Tensor, *, context: Context | None = Non
     group: 0.
     """
     size_P_1 = mask_P_G.sum(1, keepdim=True)
-    centred_P_G = (rewards_P_G - _mean(rewards_P_G, mask_P_G)) * mask_P_G
+    centred_P_G = _only(rewards_P_G - _mean(rewards_P_G, mask_P_G), mask_P_G)
     variance_P_1 = centred_P_G.square().sum(1, keepdim=True) / (size_P_1 - 1).clamp(min=1)
     advantages_P_G = centred_P_G / (variance_P_1.sqrt() + EPSILON)
     return _with_singletons(advantages_P_G, rewards_P_G, mask_P_G, context or Context())
@@ -63,7 +63,7 @@ ADVANTAGES: dict[str, Estimator] = {"raw": raw, "grpo": grpo}
 
 def _mean(rewards_P_G: Tensor, mask_P_G: Tensor) -> Tensor:
     """Group means, shape (P, 1); an empty group's is 0 and is used nowhere."""
-    total_P_1 = (rewards_P_G * mask_P_G).sum(1, keepdim=True)
+    total_P_1 = _only(rewards_P_G, mask_P_G).sum(1, keepdim=True)
     return total_P_1 / mask_P_G.sum(1, keepdim=True).clamp(min=1)
 
 
@@ -78,4 +78,9 @@ def _with_singletons(
     else:
         alone_P_G = rewards_P_G - rewards_P_G[mask_P_G].mean()
     single_P_1 = mask_P_G.sum(1, keepdim=True) == 1
-    return torch.where(single_P_1, alone_P_G, advantages_P_G) * mask_P_G
+    return _only(torch.where(single_P_1, alone_P_G, advantages_P_G), mask_P_G)
+
+
+def _only(values_P_G: Tensor, mask_P_G: Tensor) -> Tensor:
+    """The unmasked values, 0 elsewhere: whatever a masked entry holds, NaN included, is ignored."""
+    return torch.where(mask_P_G, values_P_G, torch.zeros_like(values_P_G))

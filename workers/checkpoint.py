@@ -8,41 +8,62 @@ which need no state (`sampling.py`), and the reference model, which is the base.
 
 from __future__ import annotations
 
+import logging
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from grids.paths import read_json, write_json
+
+logger = logging.getLogger(__name__)
 
 STATE = "state.json"
 KEPT = 2
 
 
+# What reading a damaged file raises.
+DAMAGE = (OSError, EOFError, ValueError, KeyError, RuntimeError, SafetensorError, UnpicklingError)
+
+
 @dataclass(frozen=True)
 class Checkpoint:
-    """A complete checkpoint on disk."""
+    """A whole checkpoint, read."""
 
     folder: Path
     round: int
-    key: str
+    weights: dict[str, Any]
+    optimizer: dict[str, Any]
     state: dict[str, Any]
 
 
 def latest(directory: Path, key: str) -> Checkpoint | None:
-    """The newest complete checkpoint of the cell `key`, or None.
+    """The newest checkpoint of the cell `key` that can be read whole, or None.
 
-    Raises `ValueError` where the directory holds a checkpoint of another cell.
+    A damaged one is named in a warning and passed over for the one before it.
     """
     for folder in _complete(directory)[::-1]:
-        saved = read_json(folder / STATE) or {}
-        if saved.get("key") != key:
-            raise ValueError(f"{folder} is a checkpoint of another cell: {saved.get('key')}")
-        return Checkpoint(folder, int(saved["round"]), key, saved["state"])
+        try:
+            return _read(folder, key)
+        except DAMAGE as error:
+            logger.warning("%s is damaged (%s); the one before it is taken", folder, error)
     return None
+
+
+def _read(folder: Path, key: str) -> Checkpoint:
+    saved = read_json(folder / STATE) or {}
+    if saved["key"] != key:
+        raise ValueError(f"it is of another cell, {saved['key']}")
+    weights: dict[str, Any] = {}
+    for part in sorted(folder.glob("*.safetensors")):
+        weights |= load_file(part)
+    optimizer = torch.load(folder / "optimizer.pt", map_location="cpu", weights_only=True)
+    return Checkpoint(folder, int(saved["round"]), weights, optimizer, saved["state"])
 
 
 def save(
@@ -58,25 +79,25 @@ def save(
     write_json(scratch / STATE, {"round": round, "key": key, "state": state})
     shutil.rmtree(folder, ignore_errors=True)
     scratch.rename(folder)
-    for old in _complete(directory)[:-KEPT]:
-        shutil.rmtree(old, ignore_errors=True)
+    prune(directory, KEPT)
 
 
-def restore_weights(checkpoint: Checkpoint, model: Any) -> None:
-    """Put a checkpoint's weights into a model of the same class."""
-    weights: dict[str, Any] = {}
-    for part in sorted(checkpoint.folder.glob("*.safetensors")):
-        weights |= load_file(part)
-    missing = set(model.load_state_dict(weights, strict=False).missing_keys)
+def prune(directory: Path, kept: int, after: int | None = None) -> None:
+    """Take away all but the newest `kept`, and all of rounds later than `after`."""
+    folders = _complete(directory)
+    late = [f for f in folders if after is not None and int(f.name) > after]
+    early = [f for f in folders if f not in late]
+    for folder in [*late, *early[: max(0, len(early) - kept)]]:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def restore(checkpoint: Checkpoint, model: Any, optimizer: Any) -> None:
+    """Put a checkpoint into a model of the same class and an optimiser over its parameters."""
+    missing = set(model.load_state_dict(checkpoint.weights, strict=False).missing_keys)
     tied = set(getattr(model, "_tied_weights_keys", None) or ())
     if missing - tied:
         raise ValueError(f"{checkpoint.folder} lacks weights: {sorted(missing - tied)[:3]}")
-
-
-def restore_optimizer(checkpoint: Checkpoint, optimizer: Any) -> None:
-    """Put a checkpoint's optimiser state into an optimiser over the same parameters."""
-    path = checkpoint.folder / "optimizer.pt"
-    optimizer.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
+    optimizer.load_state_dict(checkpoint.optimizer)
 
 
 def _complete(directory: Path) -> list[Path]:

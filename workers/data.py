@@ -115,10 +115,12 @@ def _identity(text: str, taken: Container[str]) -> str:
 def _local_rows(spec: DatasetSpec, split: str) -> Iterable[dict[str, Any]]:
     path = Path(str(spec.path)) / f"{split}.jsonl"
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{spec.name}: cannot read {path}: {error}") from None
     for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
         try:
             row = json.loads(line)
         except json.JSONDecodeError as error:
@@ -167,7 +169,12 @@ def _question_and_answer(
             f"got {', '.join(row) or 'none'}; expected {wanted}; "
             "name them with `question:` and `answer:` of the data set"
         )
-    return str(row[spec.question] or ""), _gold(spec, column, str(row[column] or ""))
+    return _text(row[spec.question]), _gold(spec, column, _text(row[column]))
+
+
+def _text(value: Any) -> str:
+    """A column's value as text: an answer of 0 is one, an absent answer is none."""
+    return "" if value is None else str(value)
 
 
 def _gold(spec: DatasetSpec, column: str, answer: str) -> str:

@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from grids.outcome import OUTCOME_COLUMNS
-from grids.paths import CellPaths, read_lines
+from grids.paths import CellPaths, read_lines, replace_text, scratch
 
 _SCHEMA = pa.schema(
     [
@@ -62,11 +62,11 @@ class Journal:
         _append(self.paths.journal, [line], durable=True)
         return line
 
-    def time(self, round: int, seconds: dict[str, float], attempt: int) -> None:
-        """Append a round's seconds by phase."""
-        rounded = {name: round_to_ms(value) for name, value in seconds.items()}
+    def time(self, number: int, seconds: dict[str, float], attempt: int) -> None:
+        """Append a round's seconds by phase, to the millisecond."""
+        rounded = {name: round(value, 3) for name, value in seconds.items()}
         host = socket.gethostname()
-        _append(self.paths.timings, [{"round": round, "host": host, "attempt": attempt} | rounded])
+        _append(self.paths.timings, [{"round": number, "host": host, "attempt": attempt} | rounded])
 
     def show(self, samples: Iterable[dict[str, Any]]) -> None:
         """Append samples for people to read."""
@@ -81,9 +81,9 @@ def is_evaluation(metric: str) -> bool:
 def write_outcomes(path: Path, rows: list[dict[str, Any]]) -> None:
     """Write graded answers as parquet: a reader sees the old file or the new, never a part."""
     columns = {name: [row[name] for row in rows] for name in OUTCOME_COLUMNS}
-    scratch = path.with_name(f".{path.name}.{os.getpid()}")
-    pq.write_table(pa.table(columns, schema=_SCHEMA), scratch, compression="zstd")
-    os.replace(scratch, path)
+    made = scratch(path)
+    pq.write_table(pa.table(columns, schema=_SCHEMA), made, compression="zstd")
+    os.replace(made, path)
 
 
 def read_outcomes(path: Path) -> list[dict[str, Any]]:
@@ -92,20 +92,9 @@ def read_outcomes(path: Path) -> list[dict[str, Any]]:
     return rows
 
 
-def replace_text(path: Path, text: str) -> None:
-    """Write a text file whole or not at all."""
-    scratch = path.with_name(f".{path.name}.{os.getpid()}")
-    scratch.write_text(text, encoding="utf-8")
-    os.replace(scratch, path)
-
-
 def _ordered(line: dict[str, Any]) -> dict[str, Any]:
     """The round first, then metrics by name: equal content gives equal lines."""
     return {"round": line["round"]} | dict(sorted(line.items()))
-
-
-def round_to_ms(seconds: float) -> float:
-    return round(seconds, 3)
 
 
 def _line(content: dict[str, Any]) -> str:

@@ -7,7 +7,6 @@ weights come out as those of an uninterrupted run. Leaves out scheduling, leases
 from __future__ import annotations
 
 import math
-import shutil
 import tempfile
 import time
 from collections.abc import Callable
@@ -19,10 +18,9 @@ from transformers.utils import logging as transformers_logging
 
 from grids import outcome
 from grids.cell import Cell
-from grids.errors import InputError
 from grids.outcome import Progress
-from grids.paths import CellPaths, read_json, write_json
-from workers import checkpoint
+from grids.paths import CellPaths, read_mark, write_json
+from workers import checkpoint, claim
 from workers.data import Questions, load_questions, prepare
 from workers.engine import TransformersEngine
 from workers.evaluate import Evaluated, Evaluator, Rows
@@ -34,8 +32,10 @@ from workers.trainer import BanditTrainer
 
 # A checkpoint is due when the last is this old: at most so much work is ever repeated.
 CHECKPOINT_SECONDS = 60.0
-# A Pass@1 below this share of its base is a breakdown.
+# A Pass@1 below this share of its base is a breakdown, and ends a run: the one way in which an
+# evaluation can touch training. With fewer right answers than this at the base, it may be chance.
 COLLAPSE = 0.1
+COLLAPSE_FROM = 20
 # Answers kept for people to read at each evaluation.
 SHOWN = 4
 
@@ -60,36 +60,11 @@ def run_cell(
         InputError: for what a person can mend (no such model, wrong columns, ...).
     """
     paths = CellPaths(Path(directory))
-    if (done := _done(cell, paths)) is not None:
-        return done
+    if (mark := claim.done(cell, paths)) is not None:
+        return mark
     transformers_logging.disable_progress_bar()
-    _claim(cell, paths)
-    run = _Run(cell, paths, report, shared or paths.directory / "shared")
-    return run.go()
-
-
-def _done(cell: Cell, paths: CellPaths) -> dict[str, Any] | None:
-    done = read_json(paths.done)
-    if done is None or done["key"] != cell.key or done["eval_key"] != cell.eval_key:
-        return None
-    return done if done["rounds"] >= cell.rounds or done["status"] == outcome.DIVERGED else None
-
-
-def _claim(cell: Cell, paths: CellPaths) -> None:
-    """Write cell.json, or refuse a directory that holds another cell.
-
-    Scores of another evaluation leave the journal first: a kill in between loses nothing.
-    """
-    kept = read_json(paths.cell)
-    other = Cell.model_validate(kept) if kept else cell
-    if other.key != cell.key:
-        raise InputError(
-            f"{paths.directory} holds another cell ({other.label}, key {other.key}), "
-            f"not {cell.label} (key {cell.key}); give each cell a directory of its own"
-        )
-    if other.eval_key != cell.eval_key:
-        Journal(paths).strip_scores()
-    write_json(paths.cell, cell.model_dump(mode="json"))
+    with claim.claimed(cell, paths):
+        return _Run(cell, paths, report, shared or paths.directory / "shared").go()
 
 
 class _Run:
@@ -104,7 +79,8 @@ class _Run:
         self.questions: Questions = prepare(loaded, cell, self.policy.tokenizer)
         self.engine = TransformersEngine(self.policy, cell)
         self.evaluator = Evaluator(cell, self.questions, self.engine)
-        self.attempt = _attempts(paths) + 1
+        self.attempt = int((read_mark(paths.provenance) or {}).get("attempt", 0)) + 1
+        self.start = 0
         self.last: Evaluated | None = None
         self.diverged: tuple[int, str] | None = None
         write_json(paths.provenance, provenance(self.questions.notes) | {"attempt": self.attempt})
@@ -113,38 +89,52 @@ class _Run:
         """Base evaluation, the rounds that are left, final evaluation, done.json."""
         self.base = self._base()
         found = checkpoint.latest(self.paths.checkpoint, self.cell.key)
-        self.start = min(found.round, self.cell.rounds) if found else 0
+        self.start = found.round if found else 0
+        claim.refuse_a_shorter_run(self.cell, self.paths, self.start)
         self.journal.cut_back(self.start if found else -1)
+        checkpoint.prune(self.paths.checkpoint, checkpoint.KEPT, after=self.start)
         if not (lines := self.journal.rounds()):
             self._write_line(0, self.base.metrics, None)
         elif outcome.TEST_PASS not in lines[0]:
             self.journal.score(0, self.base.metrics)
-        trainer = self._trainer(found)
-        if self.start < self.cell.rounds:
-            trainer.train()
-        return self._finish(trainer)
+        with tempfile.TemporaryDirectory(prefix="banditgrid-") as scratch:
+            trainer = self._trainer(found, scratch)
+            self._catch_up()
+            if self.start < self.cell.rounds:
+                trainer.train()
+        return self._finish()
 
-    def _trainer(self, found: checkpoint.Checkpoint | None) -> BanditTrainer:
-        self.scratch = tempfile.mkdtemp(prefix="banditgrid-")
+    def _trainer(self, found: checkpoint.Checkpoint | None, scratch: str) -> BanditTrainer:
         trainer = BanditTrainer(
-            self.cell, self.policy, self.engine, self.questions.train, self.start, self.scratch
+            self.cell, self.policy, self.engine, self.questions.train, self.start, scratch
         )
         trainer.remove_callback(PrinterCallback)
         trainer.add_callback(_EachRound(self, trainer))
         if found is not None:
-            checkpoint.restore_weights(found, self.policy.model)
             trainer.create_optimizer()
-            checkpoint.restore_optimizer(found, trainer.optimizer)
+            checkpoint.restore(found, self.policy.model, trainer.optimizer)
             trainer.replay.load(found.state["replay"])
         self.saved_at, self.began = time.monotonic(), time.monotonic()
         return trainer
+
+    def _catch_up(self) -> None:
+        """Score the weights that training goes on from, where they are due and are not scored.
+
+        So a new evaluation scores what is kept, and a longer run what was the end of a shorter.
+        """
+        due = self.start == self.cell.rounds or self.start % self.cell.eval.every == 0
+        line = self.journal.rounds()[-1]
+        if self.start and due and outcome.TEST_PASS not in line:
+            self.last = self._due_evaluation(self.start, self.start == self.cell.rounds)
+            self.journal.score(self.start, self.last.metrics)
+            write_outcomes(self.paths.outcomes, self.base.rows + self.last.rows)
 
     # ---- evaluations
 
     def _base(self) -> Evaluated:
         """The base model's evaluation: found where another cell left it, else made and left."""
         folder = self.shared / self.cell.base_key
-        if (kept := read_json(folder / "metrics.json")) is not None:
+        if (kept := read_mark(folder / "metrics.json")) is not None:
             return Evaluated(read_outcomes(folder / outcome.OUTCOMES_FILE), kept)
         evaluated = self._evaluate("base", 0, seed=None)
         folder.mkdir(parents=True, exist_ok=True)
@@ -195,10 +185,11 @@ class _Run:
         return self.evaluator.greedy("final", round, self._seen(round))
 
     def _collapsed(self, evaluated: Evaluated) -> str:
+        """Why a Pass@1 is a breakdown, or nothing; with a base near zero it cannot be told."""
         now, base = evaluated.metrics[outcome.TEST_PASS], self.base.metrics[outcome.TEST_PASS]
-        return f"test Pass@1 {now:.3f} fell below a tenth of its base {base:.3f}" * (
-            now < COLLAPSE * base
-        )
+        if base * len(self.questions.test) < COLLAPSE_FROM or now >= COLLAPSE * base:
+            return ""
+        return f"test Pass@1 {now:.3f} fell below a tenth of its base {base:.3f}"
 
     def _write_line(
         self, round: int, metrics: dict[str, float], trainer: BanditTrainer | None
@@ -209,8 +200,8 @@ class _Run:
         self.report(Progress(round, self.cell.rounds, line, self._seconds_left(round)))
 
     def _seconds_left(self, round: int) -> float | None:
-        made = round - getattr(self, "start", 0)
-        if round == 0 or made <= 0:
+        made = round - self.start
+        if made <= 0:
             return None
         return (time.monotonic() - self.began) / made * (self.cell.rounds - round)
 
@@ -244,14 +235,11 @@ class _Run:
 
     # ---- the end
 
-    def _finish(self, trainer: BanditTrainer) -> dict[str, Any]:
-        shutil.rmtree(self.scratch, ignore_errors=True)
-        final = self._final(trainer)
-        if not self.paths.outcomes.exists() or self.last is not None:
-            write_outcomes(
-                self.paths.outcomes, self.base.rows + (self.last.rows if self.last else [])
-            )
+    def _finish(self) -> dict[str, Any]:
         lines = self.journal.rounds()
+        evaluated = [line for line in lines if outcome.TEST_PASS in line]
+        if not self.paths.outcomes.exists():  # it broke down before its first evaluation
+            write_outcomes(self.paths.outcomes, self.base.rows)
         done = {
             "key": self.cell.key,
             "eval_key": self.cell.eval_key,
@@ -260,24 +248,15 @@ class _Run:
             "diverged_round": self.diverged[0] if self.diverged else None,
             "reason": self.diverged[1] if self.diverged else None,
             "base": self.base.metrics,
-            "final": final,
+            "final": {k: v for k, v in evaluated[-1].items() if is_evaluation(k)},
             "generated_tokens": int(sum(line.get(outcome.GENERATED_TOKENS, 0) for line in lines)),
             "updates": int(sum(line.get(outcome.UPDATES, 0) for line in lines)),
             "notes": list(self.questions.notes),
         }
         write_json(self.paths.done, done)
+        checkpoint.prune(self.paths.checkpoint, kept=1)
+        claim.leave(self.cell, self.paths)
         return done
-
-    def _final(self, trainer: BanditTrainer) -> dict[str, float]:
-        """The last evaluation's metrics; made now where the journal lacks the final one."""
-        if self.last is None and self.diverged is None:
-            self.last = self._due_evaluation(self.cell.rounds, last=True)
-            self.journal.score(self.cell.rounds, self.last.metrics)
-            self._save(trainer, self.cell.rounds, due=True)
-        if self.last is not None:
-            return self.last.metrics
-        evaluated = [line for line in self.journal.rounds() if outcome.TEST_PASS in line]
-        return {k: v for k, v in evaluated[-1].items() if is_evaluation(k)}
 
 
 class _EachRound(TrainerCallback):
@@ -294,11 +273,6 @@ class _EachRound(TrainerCallback):
             control.should_training_stop |= not self.run.after_round(self.trainer)
             self.began = time.perf_counter()
         return control
-
-
-def _attempts(paths: CellPaths) -> int:
-    kept = read_json(paths.provenance)
-    return int(kept["attempt"]) if kept else 0
 
 
 def _not_finite(metrics: dict[str, float]) -> str:
