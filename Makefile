@@ -41,7 +41,7 @@ check: setup  ## style, types, import directions
 	$(BIN)/lint-imports
 
 test: setup  ## the tests that every change must pass
-	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow"
+	$(BIN)/python -m pytest -n 2 --dist loadscope -m "not slow"
 
 test-slow: setup  ## the tests that take longer
 	$(BIN)/python -m pytest -m slow
