@@ -7,7 +7,6 @@ silent, verl's. Leaves out enumeration (`grid.py`) and training (`workers`).
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from functools import lru_cache
 from typing import Annotated, Any, Literal, Self
 
@@ -22,13 +21,11 @@ from pydantic import (
 )
 
 from grids import key as keys
+from grids import limits
 from grids.catalog import (
     DATASETS,
-    ESTIMATORS,
     FLEXIBLE,
-    GRADER_VERSIONS,
     MODELS,
-    REWARDS,
     DatasetSpec,
     ModelSpec,
     pinned,
@@ -152,12 +149,7 @@ class Cell(BaseModel):
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        for name, allowed in NAMED.items():
-            _check_name(name, getattr(self, name), allowed)
-        _check_built(self)
-        _check_context(self)
-        _check_batch(self)
-        _check_clip(self)
+        limits.check(self)
         return self
 
     @property
@@ -227,14 +219,6 @@ class Cell(BaseModel):
         return f"{self.arm_label} s{self.seed}"
 
 
-# Settings whose value is a name of a registry elsewhere.
-NAMED: dict[str, Collection[str]] = {
-    "advantage": ESTIMATORS,
-    "reward": REWARDS,
-    "grader": GRADER_VERSIONS,
-}
-
-
 @lru_cache(maxsize=128)
 def _adapter(annotation: Any) -> TypeAdapter[Any]:
     return TypeAdapter(annotation)
@@ -259,17 +243,9 @@ def check_setting(name: str, value: Any) -> Any:
         message = finding["msg"][:1].lower() + finding["msg"][1:]
         place = f"{inner.removeprefix('.')}: " if inner else ""
         raise ValueError(f"{place}{message}; got {finding['input']!r}") from None
-    if name in NAMED:
-        _check_name(name, value, NAMED[name])
+    if name in limits.NAMED:
+        limits.check_name(name, value, limits.NAMED[name])
     return made
-
-
-def _check_name(name: str, value: str, allowed: Collection[str]) -> None:
-    if value not in allowed and value != "":
-        raise ValueError(
-            f"{name}: unknown name; got {value!r}; "
-            f"allowed: {listed(allowed)}{nearest(value, allowed)}"
-        )
 
 
 def _spec(data: dict[str, Any], kind: str, catalogue: dict[str, Any]) -> Any:
@@ -284,56 +260,3 @@ def _spec(data: dict[str, Any], kind: str, catalogue: dict[str, Any]) -> Any:
             f"allowed: {listed(catalogue)}{nearest(name, catalogue)}"
         )
     return pinned(catalogue[str(name)])
-
-
-def _check_context(cell: Cell) -> None:
-    longest = cell.max_prompt + cell.max_response
-    if longest > cell.model_spec.context:
-        raise ValueError(
-            f"max_prompt {cell.max_prompt} + max_response {cell.max_response} = {longest} tokens "
-            f"exceed the context of {cell.model} ({cell.model_spec.context} tokens); lower one"
-        )
-
-
-def _check_batch(cell: Cell) -> None:
-    rows = cell.dataset_spec.train_rows
-    if rows is not None and cell.batch > rows:
-        raise ValueError(
-            f"batch: larger than the train set; got {cell.batch}; "
-            f"{cell.dataset} has {rows} train questions, so at most {rows} is allowed"
-        )
-    if cell.generated_per_step < 2:
-        raise ValueError("batch: 1 query with 1 rollout a round; at least 2 rollouts are needed")
-    if cell.batch % cell.updates_per_round:
-        raise ValueError(
-            f"updates_per_round: {cell.updates_per_round} does not divide the batch {cell.batch}"
-        )
-
-
-def _check_clip(cell: Cell) -> None:
-    upper = cell.clip_high or cell.clip
-    if upper is not None and cell.dual_clip is not None and 1 + upper > cell.dual_clip:
-        raise ValueError(
-            f"dual_clip: {cell.dual_clip} lies below the upper clip 1 + {upper}, which it must not "
-            "cut; raise it, or turn it off"
-        )
-
-
-# Values that the schema has and no worker computes yet: refused, never silently ignored.
-NOT_BUILT: dict[str, tuple[Any, ...]] = {
-    "engine": ("vllm",),
-    "replay_mode": ("train",),
-    "replay_fill": ("base",),
-    "kl_form": ("k1", "k2"),
-    "kl_on_signal_only": (True,),
-    "importance_correction": (True,),
-}
-
-
-def _check_built(cell: Cell) -> None:
-    for name, values in NOT_BUILT.items():
-        if (got := getattr(cell, name)) in values:
-            default = type(cell).model_fields[name].default
-            raise ValueError(f"{name}: {got!r} is not built yet; allowed: {default!r}")
-    if cell.lora_rank:
-        raise ValueError(f"lora_rank: {cell.lora_rank} is not built yet; allowed: 0")

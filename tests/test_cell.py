@@ -3,7 +3,8 @@
 import pytest
 from pydantic import ValidationError
 
-from grids.cell import NOT_BUILT, Cell
+from grids.cell import Cell
+from grids.limits import NOT_BUILT
 from workers.advantages import ADVANTAGES
 from workers.grading import GRADERS
 from workers.rewards import REWARDS

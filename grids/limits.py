@@ -1,0 +1,94 @@
+"""What a valid cell must also hold: names that exist, lengths, batch, clip, what is built.
+
+Each check raises `ValueError`, naming the setting, what was got and what is allowed. Leaves out the
+type and range of a single setting, which its field declares (`cell.py`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import TYPE_CHECKING, Any
+
+from grids.catalog import ESTIMATORS, GRADER_VERSIONS, REWARDS
+from grids.errors import listed, nearest
+
+if TYPE_CHECKING:
+    from grids.cell import Cell
+
+# Settings whose value is a name of a registry elsewhere.
+NAMED: dict[str, Collection[str]] = {
+    "advantage": ESTIMATORS,
+    "reward": REWARDS,
+    "grader": GRADER_VERSIONS,
+}
+
+
+def check(cell: Cell) -> None:
+    """Everything that single settings cannot tell of a cell."""
+    for name, allowed in NAMED.items():
+        check_name(name, getattr(cell, name), allowed)
+    _check_built(cell)
+    _check_context(cell)
+    _check_batch(cell)
+    _check_clip(cell)
+
+
+def check_name(name: str, value: str, allowed: Collection[str]) -> None:
+    if value not in allowed and value != "":
+        raise ValueError(
+            f"{name}: unknown name; got {value!r}; "
+            f"allowed: {listed(allowed)}{nearest(value, allowed)}"
+        )
+
+
+def _check_context(cell: Cell) -> None:
+    longest = cell.max_prompt + cell.max_response
+    if longest > cell.model_spec.context:
+        raise ValueError(
+            f"max_prompt {cell.max_prompt} + max_response {cell.max_response} = {longest} tokens "
+            f"exceed the context of {cell.model} ({cell.model_spec.context} tokens); lower one"
+        )
+
+
+def _check_batch(cell: Cell) -> None:
+    rows = cell.dataset_spec.train_rows
+    if rows is not None and cell.batch > rows:
+        raise ValueError(
+            f"batch: larger than the train set; got {cell.batch}; "
+            f"{cell.dataset} has {rows} train questions, so at most {rows} is allowed"
+        )
+    if cell.generated_per_step < 2:
+        raise ValueError("batch: 1 query with 1 rollout a round; at least 2 rollouts are needed")
+    if cell.batch % cell.updates_per_round:
+        raise ValueError(
+            f"updates_per_round: {cell.updates_per_round} does not divide the batch {cell.batch}"
+        )
+
+
+def _check_clip(cell: Cell) -> None:
+    upper = cell.clip_high or cell.clip
+    if upper is not None and cell.dual_clip is not None and 1 + upper > cell.dual_clip:
+        raise ValueError(
+            f"dual_clip: {cell.dual_clip} lies below the upper clip 1 + {upper}, which it must not "
+            "cut; raise it, or turn it off"
+        )
+
+
+# Values that the schema has and no worker computes yet: refused, never silently ignored.
+NOT_BUILT: dict[str, tuple[Any, ...]] = {
+    "engine": ("vllm",),
+    "replay_mode": ("train",),
+    "replay_fill": ("base",),
+    "kl_form": ("k1", "k2"),
+    "kl_on_signal_only": (True,),
+    "importance_correction": (True,),
+}
+
+
+def _check_built(cell: Cell) -> None:
+    for name, values in NOT_BUILT.items():
+        if (got := getattr(cell, name)) in values:
+            default = type(cell).model_fields[name].default
+            raise ValueError(f"{name}: {got!r} is not built yet; allowed: {default!r}")
+    if cell.lora_rank:
+        raise ValueError(f"lora_rank: {cell.lora_rank} is not built yet; allowed: 0")
