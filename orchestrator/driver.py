@@ -108,6 +108,9 @@ def _preflight(plan: Plan, out: Console) -> None:
     if plan.todo:
         from workers.preflight import check
 
+        specs = (s for w in plan.todo for s in (w.cell.model_spec, w.cell.dataset_spec))
+        if remote := sorted({spec.name for spec in specs if spec.path is None}):
+            out.print(f"finding on the hub: {', '.join(remote)}", markup=False)
         for note in check(work.cell for work in plan.todo):
             out.print(note, markup=False)
 
