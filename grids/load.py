@@ -171,14 +171,19 @@ def _extended(source: _Source, chain: tuple[Path, ...]) -> dict[str, Any]:
     return _overlaid({k: v for k, v in above.items() if k != "extends"}, source.data)
 
 
-def _overlaid(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
-    """`above` over `below`, mapping by mapping; a null takes a key away, a list replaces one."""
+def _overlaid(below: dict[str, Any], above: dict[str, Any], named: bool = True) -> dict[str, Any]:
+    """`above` over `below`, mapping by mapping; a list replaces a list.
+
+    Where keys are `named` parts of a grid (its keys, its axes) a null takes one away; a setting's
+    null is a value, as in a file of its own.
+    """
     merged = dict(below)
     for key, value in above.items():
         old = merged.get(key)
-        both = isinstance(old, dict) and isinstance(value, dict)
-        merged[key] = _overlaid(old or {}, value) if both else value
-    return {key: value for key, value in merged.items() if value is not None}
+        if isinstance(old, dict) and isinstance(value, dict):
+            value = _overlaid(old, value, named=named and key == "axes")
+        merged[key] = value
+    return {k: v for k, v in merged.items() if v is not None or not named}
 
 
 def _paths_from(data: dict[str, Any], folder: Path) -> dict[str, Any]:

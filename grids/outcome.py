@@ -3,7 +3,8 @@
 Leaves out every value: workers and the orchestrator write under these names, analysis reads them.
 """
 
-from typing import Final, NamedTuple
+from collections.abc import Mapping
+from typing import Any, Final, NamedTuple
 
 # Metrics of the journal and of MLflow; step = round.
 TEST_PASS: Final = "test/pass_at_1"
@@ -77,6 +78,16 @@ FAILED: Final = "failed"
 UNFINISHED: Final = "unfinished"
 WAITING: Final = "waiting"
 DAMAGED: Final = "damaged"
+
+
+def reached(done: Mapping[str, Any], rounds: int | None, eval_key: str | None) -> bool:
+    """Whether a cell with this `done.json` needs nothing more; None asks for no horizon or score.
+
+    A diverged cell is a result: more rounds do not quietly retry it.
+    """
+    enough = rounds is None or done.get("rounds", 0) >= rounds
+    enough |= done.get("status") == DIVERGED
+    return enough and eval_key in (None, done.get("eval_key"))
 
 
 class Progress(NamedTuple):

@@ -43,20 +43,13 @@ def state_of(paths: CellPaths, rounds: int | None, eval_key: str | None) -> str:
     A `done.json` that does not parse counts as absent: the worker then goes on from its checkpoint.
     """
     done = read_mark(paths.done)
-    if done is not None and _reached(done, rounds, eval_key):
+    if done is not None and outcome.reached(done, rounds, eval_key):
         return str(done["status"])
     if paths.failed.exists():
         return FAILED
     if done is not None or paths.journal.exists() or paths.checkpoint.exists():
         return UNFINISHED
     return WAITING
-
-
-def _reached(done: dict[str, Any], rounds: int | None, eval_key: str | None) -> bool:
-    """A diverged cell is a result: more rounds do not quietly retry it."""
-    enough = rounds is None or done.get("rounds", 0) >= rounds
-    enough |= done.get("status") == DIVERGED
-    return enough and eval_key in (None, done.get("eval_key"))
 
 
 def standing(paths: CellPaths, rounds: int | None = None, eval_key: str | None = None) -> Standing:

@@ -157,6 +157,13 @@ def test_extends_merges_the_evaluation_too():
     assert (mini.every, mini.samples) == (50, paper.samples) and paper.samples == 4
 
 
+def test_a_null_takes_an_axis_away_and_is_a_value_of_a_setting(grid_file):
+    grid_file(GOOD.replace("axes: {", "axes: {lr: [1e-4, 1e-5], "), "a.yaml")
+    child = "extends: a.yaml\nname: b\nbase: {clip: null}\naxes: {lr: null}\n"
+    (cell,) = load_grid(grid_file(child, "b.yaml")).cells()
+    assert cell.clip is None and cell.lr == 3e-5
+
+
 def test_exclude_sees_what_a_cell_will_be(grid_file):
     """The embedded models bring fp32: a rule on precision must match it, not the default."""
     assert len(load_grid(grid_file(GOOD + "exclude: [{precision: bf16}]\n")).cells()) == 1

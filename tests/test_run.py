@@ -161,6 +161,16 @@ def test_a_damaged_checkpoint_is_named_and_passed_over(tiny, tmp_path, shared, c
     assert journals[0] == journals[1]
 
 
+def test_checkpoints_that_cannot_be_read_never_start_a_cell_over(tiny, tmp_path, shared):
+    run_cell(tiny(), tmp_path, quiet, shared)
+    (weights,) = CellPaths(tmp_path).checkpoint.glob("*/model.safetensors")
+    weights.write_bytes(b"")
+    before = (tmp_path / "journal.jsonl").read_bytes()
+    with pytest.raises(ValueError, match="no checkpoint in .* can be read; delete it"):
+        run_cell(tiny(rounds=6), tmp_path, quiet, shared)
+    assert weights.exists() and (tmp_path / "journal.jsonl").read_bytes() == before
+
+
 def test_keep_none_leaves_no_weights_and_says_so_when_they_are_wanted(tiny, tmp_path, shared):
     cell = tiny(keep="none")
     run_cell(cell, tmp_path, quiet, shared)

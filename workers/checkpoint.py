@@ -27,8 +27,12 @@ STATE = "state.json"
 KEPT = 2
 
 
-# What reading a damaged file raises.
-DAMAGE = (OSError, EOFError, ValueError, KeyError, RuntimeError, SafetensorError, UnpicklingError)
+# What reading a damaged checkpoint raises. A store that cannot be read just now raises OSError,
+# which is none of these: passing over a whole checkpoint would throw its rounds away.
+DAMAGE = (
+    FileNotFoundError, EOFError, ValueError, KeyError, RuntimeError, SafetensorError,
+    UnpicklingError,
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -43,15 +47,19 @@ class Checkpoint:
 
 
 def latest(directory: Path, key: str) -> Checkpoint | None:
-    """The newest checkpoint of the cell `key` that can be read whole, or None.
+    """The newest checkpoint of the cell `key` that can be read whole; None where there is none.
 
-    A damaged one is named in a warning and passed over for the one before it.
+    A damaged one is named in a warning and passed over for the one before it. Raises `ValueError`
+    where all are damaged: training from the start again must be asked for.
     """
-    for folder in _complete(directory)[::-1]:
+    folders = _complete(directory)
+    for folder in folders[::-1]:
         try:
             return _read(folder, key)
         except DAMAGE as error:
             logger.warning("%s is damaged (%s); the one before it is taken", folder, error)
+    if folders:
+        raise ValueError(f"no checkpoint in {directory} can be read; delete it to start again")
     return None
 
 

@@ -23,15 +23,11 @@ LOCK = ".lock"
 
 
 def done(cell: Cell, paths: CellPaths) -> dict[str, Any] | None:
-    """The mark of a cell that needs nothing more, or None.
-
-    A diverged cell is a result: more rounds do not quietly retry it.
-    """
+    """The mark of a cell that needs nothing more, or None."""
     mark = read_mark(paths.done)
-    if mark is None or mark.get("key") != cell.key or mark.get("eval_key") != cell.eval_key:
+    if mark is None or mark.get("key") != cell.key:
         return None
-    enough = mark["rounds"] >= cell.rounds or mark["status"] == outcome.DIVERGED
-    return mark if enough else None
+    return mark if outcome.reached(mark, cell.rounds, cell.eval_key) else None
 
 
 @contextmanager

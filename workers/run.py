@@ -30,8 +30,10 @@ from workers.provenance import provenance
 from workers.sampling import prompt_stream
 from workers.trainer import BanditTrainer
 
-# A checkpoint is due when the last is this old: at most so much work is ever repeated.
+# A checkpoint is due when the last is this old, and so old that writing them takes no larger share
+# of the time than this: at most so much work is ever repeated.
 CHECKPOINT_SECONDS = 60.0
+CHECKPOINT_SHARE = 0.05
 # A Pass@1 below this share of its base is a breakdown, and ends a run: the one way in which an
 # evaluation can touch training. With fewer right answers than this at the base, it may be chance.
 COLLAPSE = 0.1
@@ -81,6 +83,7 @@ class _Run:
         self.evaluator = Evaluator(cell, self.questions, self.engine)
         self.attempt = int((read_mark(paths.provenance) or {}).get("attempt", 0)) + 1
         self.start = 0
+        self.save_seconds = 0.0
         self.last: Evaluated | None = None
         self.diverged: tuple[int, str] | None = None
         write_json(paths.provenance, provenance(self.questions.notes) | {"attempt": self.attempt})
@@ -206,8 +209,9 @@ class _Run:
         return (time.monotonic() - self.began) / made * (self.cell.rounds - round)
 
     def _save(self, trainer: BanditTrainer, round: int, due: bool) -> None:
-        old = time.monotonic() - self.saved_at > CHECKPOINT_SECONDS
-        if due or old:
+        began = time.monotonic()
+        wait = max(CHECKPOINT_SECONDS, self.save_seconds / CHECKPOINT_SHARE)
+        if due or began - self.saved_at > wait:
             state = {"replay": trainer.replay.state()}
             checkpoint.save(
                 self.paths.checkpoint,
@@ -218,6 +222,7 @@ class _Run:
                 state,
             )
             self.saved_at = time.monotonic()
+            self.save_seconds = self.saved_at - began
 
     def _show(self, round: int, rollouts: list[dict[str, Any]]) -> None:
         texts = {q.id: q for q in self.questions.test}

@@ -21,6 +21,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import torch
 from datasets import Dataset
 from torch import Tensor
@@ -199,8 +200,8 @@ class BanditTrainer(GRPOTrainer):
     def _get_grad_norm(self, model: Any, grad_norm: Any = None) -> Any:
         norm = super()._get_grad_norm(model, grad_norm=grad_norm)
         if norm is not None:
-            largest = max(float(norm), self.round.metrics.get(outcome.GRAD_NORM, 0.0))
-            self.round.metrics[outcome.GRAD_NORM] = float(norm) if norm != norm else largest
+            largest = np.maximum(float(norm), self.round.metrics.get(outcome.GRAD_NORM, 0.0))
+            self.round.metrics[outcome.GRAD_NORM] = float(largest)  # NaN stays NaN
         return norm
 
     def _sum(self, name: str, value: float) -> None:
