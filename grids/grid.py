@@ -7,7 +7,7 @@ reading files (`load.py`) and what is already trained (`orchestrator.plan`).
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Self
@@ -109,10 +109,11 @@ class Grid(BaseModel):
                 f"axes.{axis}: cannot be an axis: it is no part of what a cell trains, so all "
                 "its values would be one cell; set it in `base:`"
             )
-        for where, names in self._settings_named():
-            _check_settings(where, names)
-        for where, name, value in self._values_given():
-            self._check_value(f"{where}.{name}", name, value)
+        for where, settings in self._given():
+            _check_names(where, settings)
+            for name, values in settings.items():
+                for value in values:
+                    self._check_value(f"{where}.{name}", name, value)
         for axis, values in self.axes.items():
             if not values:
                 raise ValueError(f"axes.{axis}: no values; give at least one")
@@ -121,39 +122,42 @@ class Grid(BaseModel):
         _check_unique("contrasts", [contrast.name for contrast in self.contrasts])
         return self
 
-    def _settings_named(self) -> Iterator[tuple[str, Iterable[str]]]:
-        yield "base", self.base
+    def _given(self) -> Iterator[tuple[str, dict[str, list[Any]]]]:
+        """(where, setting -> values) of all that settings are set to or compared with."""
+        yield "base", {name: [value] for name, value in self.base.items()}
         yield "axes", self.axes
         for i, rule in enumerate(self.exclude):
-            yield f"exclude.{i}", rule.keys() - {"why"}
+            yield f"exclude.{i}", _matched(rule)
         for i, contrast in enumerate(self.contrasts):
-            for part, settings in (("a", contrast.a), ("b", contrast.b), ("with", contrast.with_)):
-                yield f"contrasts.{i}.{part}", settings
-
-    def _values_given(self) -> Iterator[tuple[str, str, Any]]:
-        """(where, setting, value) of everything that a setting is compared with or set to."""
-        yield from (("base", name, value) for name, value in self.base.items())
-        yield from (("axes", name, v) for name, values in self.axes.items() for v in values)
-        for i, rule in enumerate(self.exclude):
-            for name in rule.keys() - {"why"}:
-                values = rule[name] if isinstance(rule[name], list) else [rule[name]]
-                yield from ((f"exclude.{i}", name, value) for value in values)
-        for i, contrast in enumerate(self.contrasts):
-            for part, settings in (("a", contrast.a), ("b", contrast.b), ("with", contrast.with_)):
-                where = f"contrasts.{i}.{part}"
-                yield from ((where, name, value) for name, value in settings.items())
+            for part, arm in (("a", contrast.a), ("b", contrast.b), ("with", contrast.with_)):
+                yield f"contrasts.{i}.{part}", {name: [value] for name, value in arm.items()}
 
     def _check_value(self, where: str, name: str, value: Any) -> None:
-        known: dict[str, Any] = {**MODELS, **self.models}
-        if name == "dataset":
-            known = {**DATASETS, **self.datasets}
-        if name not in ("model", "dataset"):
-            _check_setting(where, name, value)
-        elif value not in known:
-            raise ValueError(
-                f"{where}: unknown name; got {value!r}; "
-                f"allowed: {listed(known)}{nearest(value, known)}"
-            )
+        if name in ("model", "dataset"):
+            known = self._models if name == "model" else self._datasets
+            if value not in known:
+                raise ValueError(
+                    f"{where}: unknown name; got {value!r}; "
+                    f"allowed: {listed(known)}{nearest(value, known)}"
+                )
+            return
+        try:
+            check_setting(name, value)
+        except ValueError as error:
+            raise ValueError(f"{where}: {str(error).removeprefix(f'{name}: ')}") from None
+
+    @cached_property
+    def _models(self) -> Mapping[str, ModelSpec]:
+        return {**MODELS, **self.models}
+
+    @cached_property
+    def _datasets(self) -> Mapping[str, DatasetSpec]:
+        return {**DATASETS, **self.datasets}
+
+    @cached_property
+    def _pins(self) -> dict[tuple[str, str], Any]:
+        """Specs whose local files were fingerprinted: once a grid, not once a cell."""
+        return {}
 
     def cells(self) -> tuple[Cell, ...]:
         """The cells, each once, in the order of the axes, seed by seed.
@@ -204,28 +208,41 @@ class Grid(BaseModel):
     def _whole(self, settings: dict[str, Any]) -> dict[str, Any]:
         """Every setting, with the defaults of model, data set and cell below what is given."""
         defaults = {name: info.default for name, info in Cell.model_fields.items()}
-        model = {**MODELS, **self.models}.get(str(settings.get("model")))
-        dataset = {**DATASETS, **self.datasets}.get(str(settings.get("dataset")))
-        if model is None or dataset is None:
-            self.cell(settings)  # tells which of them is unknown
-            raise AssertionError("a cell of an unknown model or data set")
+        model, dataset = (self._pinned(kind, settings) for kind in ("model", "dataset"))
         return defaults | filled(settings, model, dataset)
 
     def cell(self, settings: dict[str, Any]) -> Cell:
         """One combination as a cell, with this grid's own models and data sets."""
-        own: dict[str, Any] = {}
-        if (model := settings.get("model")) in self.models:
-            own["model_spec"] = pinned(self.models[str(model)])
-        if (dataset := settings.get("dataset")) in self.datasets:
-            own["dataset_spec"] = pinned(self.datasets[str(dataset)])
-        return Cell(**{**settings, **own})
+        specs = {f"{k}_spec": self._pinned(k, settings) for k in ("model", "dataset")}
+        return Cell(**{**settings, **specs})
+
+    def _pinned(self, kind: str, settings: dict[str, Any]) -> Any:
+        """The spec that a combination names."""
+        known: Mapping[str, Any] = self._models if kind == "model" else self._datasets
+        name = str(settings.get(kind))
+        if name not in known:
+            raise InputError(
+                f"grid {self.name}: names no {kind}; give it in `axes:` or `base:`; "
+                f"allowed: {listed(known)}"
+            )
+        if (kind, name) not in self._pins:
+            self._pins[kind, name] = pinned(known[name])
+        return self._pins[kind, name]
 
     def _excluding(self, settings: dict[str, Any]) -> dict[str, Any] | None:
         """The first rule of which every setting matches."""
-        for rule in self.exclude:
-            if all(settings[name] in _rule_values(name, rule) for name in rule.keys() - {"why"}):
+        for rule, matched in zip(self.exclude, self._rules, strict=True):
+            if all(settings[name] in values for name, values in matched.items()):
                 return rule
         return None
+
+    @cached_property
+    def _rules(self) -> list[dict[str, list[Any]]]:
+        """What each rule of `exclude` matches, its values as a cell holds them."""
+        return [
+            {name: [_as_held(name, value) for value in values] for name, values in rule.items()}
+            for rule in map(_matched, self.exclude)
+        ]
 
     def arm(self, contrast: Contrast, side: str) -> dict[str, Any]:
         """Settings of one side of a contrast: its own over those of both."""
@@ -245,9 +262,9 @@ def _why_same(cell: Cell, twin: Cell) -> str:
     return ""
 
 
-def _rule_values(name: str, rule: dict[str, Any]) -> list[Any]:
-    values = rule[name] if isinstance(rule[name], list) else [rule[name]]
-    return [_as_held(name, value) for value in values]
+def _matched(rule: dict[str, Any]) -> dict[str, list[Any]]:
+    """Setting -> the values that a rule of `exclude` matches."""
+    return {k: v if isinstance(v, list) else [v] for k, v in rule.items() if k != "why"}
 
 
 def _as_held(name: str, value: Any) -> Any:
@@ -260,7 +277,7 @@ def _label(whole: dict[str, Any]) -> str:
     return f"{arm} s{whole['seed']}"
 
 
-def _check_settings(where: str, names: Iterable[str]) -> None:
+def _check_names(where: str, names: Iterable[str]) -> None:
     allowed = set(Cell.model_fields) - RESOLVED - (NOT_AXES if where == "axes" else set())
     for name in names:
         if name == "seed":
@@ -269,13 +286,6 @@ def _check_settings(where: str, names: Iterable[str]) -> None:
             raise ValueError(
                 f"{where}.{name}: unknown key; allowed: {listed(allowed)}{nearest(name, allowed)}"
             )
-
-
-def _check_setting(where: str, name: str, value: Any) -> None:
-    try:
-        check_setting(name, value)
-    except ValueError as error:
-        raise ValueError(f"{where}: {str(error).removeprefix(f'{name}: ')}") from None
 
 
 def _check_unique(where: str, values: list[Any]) -> None:

@@ -281,6 +281,7 @@ BAD = {
     "a tag": ("name: !foo bar\n", "not valid YAML"),
     "an alias that holds itself": ("base: &x {kl: *x}\n", "not valid YAML"),
     "an impossible date": ("about: 2024-99-99\n", "not valid YAML"),
+    "no model": ("name: g\naxes: {dataset: [tiny-sums]}\n", ":2: grid g: names no model; give"),
     "a budget of nothing": (GOOD + "budget: {}\n", ":3: .*names no bound"),
 }
 
