@@ -259,8 +259,8 @@ def _told_cell(source: _Source, grid: Grid, error: ValidationError) -> list[str]
         text = _lower(finding["msg"]).removeprefix("value error, ")
         if finding["loc"]:
             text = f"{_dotted(finding['loc'])}: {text}; got {finding['input']!r}"
-        name = re.split(r"[.: ]", text, maxsplit=1)[0]
-        where: Where = next((w for w in (("axes", name), ("base", name)) if w in source.lines), ())
+        places = ((part, name) for name in re.findall(r"\w+", text) for part in ("axes", "base"))
+        where: Where = next((place for place in places if place in source.lines), ())
         told.append(f"{source.path}:{source.line(where)}: grid {grid.name}: {text}")
     return list(dict.fromkeys(told))
 

@@ -119,6 +119,7 @@ def _train(
     summary: Summary, runs: prepare.Runs, store: Store, settings: Settings, out: Console
 ) -> None:
     todo = summary.plan.todo
+    out.print("starting Ray and its workers: the first cells begin in about half a minute")
     with Progress(todo, store, out) as progress:
         try:
             summary.stopped = cluster.train(todo, runs, store, settings, progress)
