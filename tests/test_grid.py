@@ -242,7 +242,7 @@ BAD = {
     ),
     "a context that is too short": (
         GOOD + "base:\n  max_response: 100\n",
-        r":4: .*max_prompt 32 \+ max_response 100 = 132 tokens exceed the context of tiny-qwen2 \(64",
+        r":4: .*max_prompt 32 \+ max_response 100 = 132 tokens exceed the context of tiny-qwen2",
     ),
     "not a mapping": ("- a\n", ":1: a grid is a mapping"),
     "not YAML": ("name: [\n", "not valid YAML"),
