@@ -15,21 +15,38 @@ TEST_PASS_FLEXIBLE: Final = "test/pass_at_1_flexible"
 TEST_PARSED: Final = "test/parsed"
 TEST_TRUNCATED: Final = "test/truncated"
 TEST_TOKENS: Final = "test/tokens"
+TEST_UNSCORED: Final = "test/unscored"
 REWARD: Final = "train/reward"
 REWARD_SD: Final = "train/reward_sd"
+CORRECT: Final = "train/correct"
+CORRECT_FLEXIBLE: Final = "train/correct_flexible"
 ADVANTAGE_MEAN: Final = "train/advantage_mean"
 PARSED: Final = "train/parsed"
 TRUNCATED: Final = "train/truncated"
+UNSCORED: Final = "train/unscored"  # share of answers whose grader failed
 RESPONSE_TOKENS: Final = "train/response_tokens"
 GENERATED_TOKENS: Final = "train/generated_tokens"
+ENTROPY: Final = "train/entropy"  # of the policy that wrote, nats a token; evaluated rounds only
 GROUPS_ALL_WRONG: Final = "groups/all_wrong"
 GROUPS_ALL_RIGHT: Final = "groups/all_right"
 GROUPS_MIXED: Final = "groups/mixed"
 GROUP_SIZE: Final = "groups/effective_size"
 SINGLETONS: Final = "groups/singletons"
+# Rollouts of earlier rounds; absent where a round replays none.
+AGE_MEAN: Final = "replay/age_mean"  # rounds
+AGE_MAX: Final = "replay/age_max"
+RATIO_MEAN: Final = "replay/ratio_mean"  # policy now over the policy that wrote, by token
+RATIO_SD: Final = "replay/ratio_sd"
+RATIO_CLIPPED: Final = "replay/clip_share"
+# E |A grad log pi(response)|^2 over the same rollouts; evaluated rounds only.
+SECOND_MOMENT_RAW: Final = "gradient/second_moment_raw"  # A = the reward
+SECOND_MOMENT_GROUP: Final = "gradient/second_moment_group"  # A = the reward minus its group's mean
+GRADIENT_ROLLOUTS: Final = "gradient/rollouts"  # how many the two are means over
 LOSS: Final = "update/loss"
 KL: Final = "update/kl"
 GRAD_NORM: Final = "update/grad_norm"
+CLIP_SHARE: Final = "update/clip_share"  # of tokens, where an update is off-policy
+TRAINED_TOKENS: Final = "update/tokens"  # of responses that took a forward and backward pass
 UPDATES: Final = "update/count"
 
 BASE_PREFIX: Final = "base/"
