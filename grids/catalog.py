@@ -20,7 +20,12 @@ EMBEDDED = Path(__file__).resolve().parent.parent / "workers" / "embedded"
 # Raised when a fix changes what a grader answers, so that cells graded before it are trained anew.
 GRADER_VERSIONS = {"gsm8k": 1, "gsm8k-flexible": 1, "math": 1, "math-flexible": 1}
 # Names of workers.advantages.ADVANTAGES and workers.rewards.REWARDS, which grids cannot import.
-ESTIMATORS = ("raw", "grpo")
+ESTIMATORS = (
+    "raw", "mean_centered", "grpo", "rloo", "max_rl",
+    "reinforce_pp", "reinforce_pp_baseline", "opo", "ema", "batch_mean",
+)  # fmt: skip
+# Those whose groups of one get the singleton rule.
+GROUP_RELATIVE = ("mean_centered", "grpo", "rloo", "max_rl", "reinforce_pp_baseline", "opo")
 REWARDS = ("correct",)
 FLEXIBLE = {"gsm8k": "gsm8k-flexible", "math": "math-flexible"}
 

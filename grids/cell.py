@@ -42,6 +42,7 @@ OffIsNone = BeforeValidator(lambda value: _off_is(value, None))
 Positive = Annotated[int, Field(gt=0)]
 Rate = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Finite = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Decay = Annotated[float, Field(ge=0, lt=1)]
 
 
 class Evaluation(BaseModel):
@@ -82,16 +83,21 @@ class Cell(BaseModel):
     singleton: Literal["raw", "zero", "batch_mean"] = Field(
         "raw", description="what a group-relative advantage gives over a group of one"
     )
+    ema_decay: Decay = Field(
+        0.9, description="of the ema estimator's running baseline of a question"
+    )
     replay_mode: Literal["baseline", "train"] = Field(
         "baseline", description="replayed rollouts join the baseline only, or take gradient too"
     )
-    replay_fill: Literal["cold", "base"] = "cold"
+    replay_fill: Literal["cold", "base"] = Field(
+        "cold", description="replay starts empty, or with rollouts of the base model"
+    )
     replay_max_age: Positive | None = Field(None, description="in rounds; null: no limit")
 
     # The update.
     lr: Rate = Field(1e-6, description="learning rate, constant")
     kl: Annotated[Finite, OffIsZero] = Field(0.001, description="KL coefficient; off: none")
-    kl_form: Literal["k1", "k2", "k3"] = "k3"
+    kl_form: Literal["k1", "k2", "k3"] = Field("k3", description="estimator of the KL in the loss")
     kl_on_signal_only: bool = Field(False, description="no KL where the advantage is zero")
     clip: Annotated[Rate | None, OffIsNone] = Field(
         0.2, description="PPO clip; off: none, and no dual clip either"
@@ -101,11 +107,16 @@ class Cell(BaseModel):
     aggregation: Literal[
         "token_mean_micro_batch", "token_mean", "seq_mean_token_mean", "seq_mean_token_sum"
     ] = Field("token_mean_micro_batch", description="how token losses become one number")
-    micro_batch: Positive = Field(4, description="rows over which token losses are averaged")
-    updates_per_round: Positive = 1
+    micro_batch: Positive = Field(
+        4,
+        description="rows over which token losses are averaged; the default is at most an update's",
+    )
+    updates_per_round: Positive = Field(
+        1, description="optimiser steps a round, each on as many queries; divides batch"
+    )
     weight_decay: Finite = 0.01
-    adam_beta1: Annotated[float, Field(ge=0, lt=1)] = 0.9
-    adam_beta2: Annotated[float, Field(ge=0, lt=1)] = 0.999
+    adam_beta1: Decay = 0.9
+    adam_beta2: Decay = 0.999
     max_grad_norm: Rate = 1.0
     importance_correction: bool = Field(False, description="engine against trainer (verl: off)")
     lora_rank: int = Field(0, ge=0, description="0: all weights are trained")
@@ -121,7 +132,7 @@ class Cell(BaseModel):
     engine: Literal["transformers", "vllm"] = "transformers"
     precision: Literal["fp32", "bf16"] = Field("bf16", description="of compute; master fp32")
 
-    # Not in the key: horizon, evaluation, resources.
+    # Not in the key: horizon, evaluation, resources, when to give up.
     rounds: Positive = 1000
     eval: Evaluation = Evaluation()
     rows_per_pass: Positive | None = Field(None, description="bounds memory only; null: chosen")
@@ -131,6 +142,9 @@ class Cell(BaseModel):
     )
     keep: Literal["none", "weights"] = Field(
         "weights", description="after the end: nothing, or the last checkpoint"
+    )
+    max_unscored: Annotated[float, Field(ge=0, le=1)] = Field(
+        0.1, description="share of answers whose grader may fail before the run stops as failed"
     )
 
     # Filled in from the catalogue: content, not names.
@@ -161,6 +175,12 @@ class Cell(BaseModel):
     def samples_per_step(self) -> int:
         """Rollouts that a round uses, B × (n + m)."""
         return self.batch * (self.rollouts + self.replay)
+
+    @property
+    def filled_samples(self) -> int:
+        """Rollouts of the base model that replay starts with; 0 where train rows are unknown."""
+        rows = self.dataset_spec.train_rows or 0
+        return self.replay * rows if self.replay_fill == "base" else 0
 
     @property
     def rows_per_update(self) -> int:
@@ -225,9 +245,26 @@ def _adapter(annotation: Any) -> TypeAdapter[Any]:
 
 
 def filled(given: dict[str, Any], model: ModelSpec, dataset: DatasetSpec) -> dict[str, Any]:
-    """Settings with, below what is given, the defaults that model and data set bring."""
+    """Settings with, below what is given, the defaults that model and data set bring.
+
+    A `micro_batch` that is not given is lowered to the rows of an update, where it is larger.
+    """
     settings: dict[str, Any] = {**model.defaults, **dataset.defaults, **given}
-    return settings | {"grader": settings.get("grader") or dataset.grader}
+    settings["grader"] = settings.get("grader") or dataset.grader
+    if "micro_batch" not in given and (lowered := _lowered_micro_batch(settings)):
+        settings["micro_batch"] = lowered
+    return settings
+
+
+def _lowered_micro_batch(settings: dict[str, Any]) -> int | None:
+    """The default, at most the rows of an update; None where some setting is not valid."""
+    shape = ("micro_batch", "batch", "rollouts", "replay", "replay_mode", "updates_per_round")
+    try:
+        held = {name: check_setting(name, settings[name]) for name in shape if name in settings}
+    except ValueError:  # told at its own field
+        return None
+    cell = Cell.model_construct(**held)
+    return max(1, min(cell.micro_batch, cell.rows_per_update))
 
 
 def check_setting(name: str, value: Any) -> Any:

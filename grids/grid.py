@@ -18,10 +18,13 @@ from grids.catalog import DATASETS, MODELS, DatasetSpec, ModelSpec, pinned
 from grids.cell import Cell, check_setting, filled
 from grids.contrast import Contrast
 from grids.errors import InputError, listed, nearest
+from grids.key import idle_replay, why_same
 
 NAME = r"^[A-Za-z0-9][A-Za-z0-9_.-]*$"
 RESOLVED = {"model_spec", "dataset_spec", "seed"}
-NOT_AXES = {"rounds", "eval", "rows_per_pass", "gradient_checkpointing", "gpus", "keep"}
+NOT_AXES = {
+    "rounds", "eval", "rows_per_pass", "gradient_checkpointing", "gpus", "keep", "max_unscored",
+}  # fmt: skip
 
 
 class Budget(BaseModel):
@@ -200,7 +203,7 @@ class Grid(BaseModel):
         elif why := without_effect(cell := self.cell(settings)):
             dropped.append(Dropped(cell.label, "inert", why))
         elif (twin := cells.get(cell.key)) is not None:
-            why = f"trains the same policy as {twin.label}{_why_same(cell, twin)}"
+            why = f"trains the same policy as {twin.label}{why_same(cell, twin)}"
             dropped.append(Dropped(cell.label, "merged", why, cell.key))
         else:
             cells[cell.key] = cell
@@ -212,9 +215,20 @@ class Grid(BaseModel):
         return defaults | filled(settings, model, dataset)
 
     def cell(self, settings: dict[str, Any]) -> Cell:
-        """One combination as a cell, with this grid's own models and data sets."""
+        """One combination as a cell, with this grid's own models and data sets.
+
+        Settings may be those of another cell with some changed: where the grid writes no
+        `micro_batch`, that cell's was lowered to its own rows and is no setting of this one.
+        """
         specs = {f"{k}_spec": self._pinned(k, settings) for k in ("model", "dataset")}
+        if not self._writes_micro_batch:
+            settings = {k: v for k, v in settings.items() if k != "micro_batch"}
         return Cell(**{**settings, **specs})
+
+    @cached_property
+    def _writes_micro_batch(self) -> bool:
+        given = (held for where, held in self._given() if not where.startswith("exclude"))
+        return any("micro_batch" in held for held in given)
 
     def _pinned(self, kind: str, settings: dict[str, Any]) -> Any:
         """The spec that a combination names."""
@@ -251,15 +265,7 @@ class Grid(BaseModel):
 
 def without_effect(cell: Cell) -> str | None:
     """Why a cell would repeat another at a higher price, or None."""
-    if cell.replay and cell.replay_mode == "baseline" and cell.advantage == "raw":
-        return "replay in baseline mode changes nothing under the raw advantage"
-    return None
-
-
-def _why_same(cell: Cell, twin: Cell) -> str:
-    if cell.advantage != twin.advantage and cell.rollouts + cell.replay == 1:
-        return " (a group of one earns the raw reward: singleton: raw)"
-    return ""
+    return idle_replay(cell)
 
 
 def _matched(rule: dict[str, Any]) -> dict[str, list[Any]]:

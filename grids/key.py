@@ -1,7 +1,8 @@
 """What a cell's keys are hashes of: its canonical form, without what is inert in it.
 
 The rule: everything that can change the trained policy, and nothing else. Settings that equal their
-default are left out, so that adding a field keeps old keys. Leaves out the schema (`cell.py`).
+default are left out, so that adding a field keeps old keys. Also tells why two cells have one key.
+Leaves out the schema (`cell.py`).
 """
 
 from __future__ import annotations
@@ -10,19 +11,27 @@ import hashlib
 import json
 from typing import TYPE_CHECKING, Any
 
-from grids.catalog import GRADER_VERSIONS
+from grids.catalog import GRADER_VERSIONS, GROUP_RELATIVE
 
 if TYPE_CHECKING:
     from grids.cell import Cell
 
 # Raised when a fix changes what some settings train; enters every key.
-SEMANTICS = 1
+SEMANTICS = 2
 
 # Names, resources, horizon and evaluation; and what `canonical` writes in a form of its own.
 NOT_IDENTITY = {
     "model", "dataset", "model_spec", "dataset_spec", "grader", "engine", "precision",
     "rounds", "eval", "rows_per_pass", "gradient_checkpointing", "gpus", "keep",
+    "max_unscored",
 }  # fmt: skip
+
+# What the singleton rule makes of every estimator that is relative to a group.
+ALONE = {
+    "raw": "a group of one earns the raw reward: singleton: raw",
+    "batch_mean": "a group of one earns its reward minus the batch's mean: singleton: batch_mean",
+    "zero": "a group of one earns nothing: singleton: zero",
+}
 
 
 def canonical(cell: Cell) -> dict[str, Any]:
@@ -74,9 +83,7 @@ def graded(grader: str) -> list[Any]:
 
 def _settings(cell: Cell) -> dict[str, Any]:
     settings = cell.model_dump(exclude=NOT_IDENTITY)
-    settings["micro_batch"] = min(cell.micro_batch, cell.rows_per_update)
-    if _is_raw_alone(cell):
-        settings["advantage"] = "raw"
+    settings["advantage"] = _estimator(cell)
     if cell.clip_high == cell.clip:
         settings["clip_high"] = None
     return settings
@@ -93,8 +100,12 @@ def _inert(cell: Cell) -> set[str]:
         inert |= {"kl_form", "kl_on_signal_only"}
     if cell.replay == 0:
         inert |= {"replay_mode", "replay_fill", "replay_max_age"}
-    if cell.advantage == "raw" or cell.rollouts > 1 or _is_raw_alone(cell):
+    if idle_replay(cell):
+        inert |= {"replay", "replay_mode", "replay_fill", "replay_max_age"}
+    if cell.rollouts > 1 or _estimator(cell) not in (*GROUP_RELATIVE, "ema"):
         inert |= {"singleton"}
+    if cell.advantage != "ema":
+        inert |= {"ema_decay"}
     if cell.aggregation != "token_mean_micro_batch":
         inert |= {"micro_batch"}
     if cell.engine == "transformers":
@@ -102,6 +113,42 @@ def _inert(cell: Cell) -> set[str]:
     return inert
 
 
-def _is_raw_alone(cell: Cell) -> bool:
-    """A group of one that earns its raw reward, whatever its estimator."""
-    return cell.rollouts + cell.replay == 1 and cell.singleton == "raw"
+def _estimator(cell: Cell) -> str:
+    """The cell's estimator by what it computes: another one's name where all groups are of one."""
+    if not _is_alone(cell):
+        return cell.advantage
+    if cell.singleton == "zero":  # whichever it is, no reward makes a gradient
+        return "mean_centered"
+    if cell.advantage != "reinforce_pp_baseline":
+        return cell.singleton  # raw, batch_mean: estimators of these names do just that
+    return "reinforce_pp" if cell.singleton == "raw" else cell.advantage
+
+
+def _is_alone(cell: Cell) -> bool:
+    """Every group is of one, in every round, so that the singleton rule gives all advantages."""
+    return cell.rollouts + cell.replay == 1 and cell.advantage in GROUP_RELATIVE
+
+
+def idle_replay(cell: Cell) -> str | None:
+    """Why what the cell replays enters nothing, or None."""
+    if not cell.replay or cell.replay_mode == "train":
+        return None
+    why = f"replay in baseline mode changes nothing under the {cell.advantage} advantage"
+    if cell.advantage == "raw":
+        return why
+    if cell.advantage == "ema" and cell.replay_fill == "cold":
+        return f"{why}, whose running baseline already holds what was seen (replay_fill: cold)"
+    return None
+
+
+def why_same(cell: Cell, twin: Cell) -> str:
+    """What makes two settings one: ` (...)`, or nothing where the two are written alike."""
+    names = [n for n in type(cell).model_fields if n not in NOT_IDENTITY]
+    differ = [n for n in names if getattr(cell, n) != getattr(twin, n)]
+    told = []
+    if "advantage" in differ:
+        relative = cell if _is_alone(cell) else twin
+        told.append(ALONE[relative.singleton])
+    if rest := [n for n in differ if n != "advantage"]:
+        told.append(f"{', '.join(rest)}: without effect here")
+    return f" ({'; '.join(told)})" if told else ""

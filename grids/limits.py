@@ -30,6 +30,7 @@ def check(cell: Cell) -> None:
     _check_built(cell)
     _check_context(cell)
     _check_batch(cell)
+    _check_updates(cell)
     _check_clip(cell)
 
 
@@ -59,10 +60,29 @@ def _check_batch(cell: Cell) -> None:
         )
     if cell.generated_per_step < 2:
         raise ValueError("batch: 1 query with 1 rollout a round; at least 2 rollouts are needed")
+
+
+def _check_updates(cell: Cell) -> None:
     if cell.batch % cell.updates_per_round:
         raise ValueError(
-            f"updates_per_round: {cell.updates_per_round} does not divide the batch {cell.batch}"
+            f"updates_per_round: {cell.updates_per_round} does not divide the batch {cell.batch}; "
+            f"allowed: its divisors; take {_near_divisors(cell.batch, cell.updates_per_round)}"
         )
+    rows = cell.rows_per_update
+    if cell.micro_batch > rows:  # a default has been lowered: this one was written
+        taken = "(rollouts + replay)" if cell.replay_mode == "train" else "rollouts"
+        raise ValueError(
+            f"micro_batch: {cell.micro_batch} rows, but an update has {rows} "
+            f"(batch × {taken} / updates_per_round); at most {rows} is allowed"
+        )
+
+
+def _near_divisors(batch: int, wanted: int) -> str:
+    """The divisors of a batch on either side of a number that is none: `2 or 4`."""
+    divisors = [d for d in range(1, batch + 1) if batch % d == 0]
+    below = max(d for d in divisors if d < wanted)
+    above = [d for d in divisors if d > wanted][:1]
+    return " or ".join(map(str, [below, *above]))
 
 
 def _check_clip(cell: Cell) -> None:
@@ -77,10 +97,6 @@ def _check_clip(cell: Cell) -> None:
 # Values that the schema has and no worker computes yet: refused, never silently ignored.
 NOT_BUILT: dict[str, tuple[Any, ...]] = {
     "engine": ("vllm",),
-    "replay_mode": ("train",),
-    "replay_fill": ("base",),
-    "kl_form": ("k1", "k2"),
-    "kl_on_signal_only": (True,),
     "importance_correction": (True,),
 }
 

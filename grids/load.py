@@ -224,8 +224,11 @@ def _check_arm(source: _Source, grid: Grid, i: int, arm: dict[str, Any], side: s
     keys = {cell.key for cell in grid.cells()}
     for cell in grid.cells():
         given = cell.model_dump(exclude={"model_spec", "dataset_spec"})
-        if grid.cell({**given, **arm}).key in keys:
-            return
+        try:
+            if grid.cell({**given, **arm}).key in keys:
+                return
+        except ValidationError:  # this cell's other settings do not go with the arm
+            continue
     raise InputError(
         f"{source.path}:{source.line(('contrasts', i, side))}: contrasts.{i}.{side}: "
         f"no cell of the grid has the arm {arm}; add its values to the axes"

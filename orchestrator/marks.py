@@ -1,7 +1,9 @@
 """Marks beside a cell's journal that tell how much of it MLflow has.
 
-A mark spares a run with nothing to do from asking MLflow, or loading it, at all. It is a shortcut
-and never the truth: without it everything is sent again, which comes to the same.
+A mark spares a run with nothing to do from asking MLflow, or loading it, at all. Its `round` says:
+of the lines up to it, all was sent that could be, which are evaluations, and means of the windows
+that it completes. It is a shortcut and never the truth: without it everything is sent again, which
+comes to the same.
 """
 
 from __future__ import annotations
@@ -12,6 +14,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from grids.paths import CellPaths, read_lines, read_mark
+from orchestrator.means import last_whole
 from orchestrator.plan import Work
 
 MARK_FILE: Final = "tracked.json"
@@ -46,11 +49,15 @@ def mark_of_done(paths: CellPaths) -> str:
 
 
 def behind(paths: CellPaths, uri: str, run_id: str) -> list[dict[str, float]]:
-    """Journal lines that the run may not have: those after the mark, all where it is another's."""
+    """Journal lines of which the run may lack something; all where the mark is another run's.
+
+    They begin with a window's first, however much of the window was there when the mark was made:
+    its mean is over all of its lines.
+    """
     mark = read_mark(mark_path(paths)) or {}
     same = mark.get("place") == place(uri) and mark.get("run_id") == run_id
-    lines = read_lines(paths.journal)
-    return [line for line in lines if not same or line["round"] > mark["round"]]
+    sent = last_whole(mark["round"]) if same else -1
+    return [line for line in read_lines(paths.journal) if line["round"] > sent]
 
 
 def is_level(work: Work, paths: CellPaths, uri: str, known: dict[str, Any] | None = None) -> bool:

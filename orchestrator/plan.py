@@ -34,6 +34,7 @@ class Work:
     grids: tuple[str, ...]
     state: str
     round: int = 0  # already trained
+    begun: bool = False  # round 0 is in the journal
 
     @property
     def todo(self) -> bool:
@@ -42,6 +43,12 @@ class Work:
     @property
     def rounds_left(self) -> int:
         return max(0, self.cell.rounds - self.round) if self.todo else 0
+
+    @property
+    def samples_left(self) -> int:
+        """Rollouts to generate; replay is filled before round 0 is written."""
+        filled = self.cell.filled_samples if self.todo and not self.begun else 0
+        return self.cell.generated_per_step * self.rounds_left + filled
 
     def paths(self, store: Store) -> CellPaths:
         return store.study(self.study).cell(self.cell.key)
@@ -58,7 +65,11 @@ class Share:
 
 @dataclass(frozen=True)
 class Totals:
-    """Sums over a plan's cells; `todo_*` over those that are left, from where they stand."""
+    """Sums over a plan's cells; `todo_*` over those that are left, from where they stand.
+
+    Generated samples are the fresh rollouts of all rounds and what fills a cell's replay before
+    its first, which is not counted where the number of train questions is unknown.
+    """
 
     cells: int = 0
     todo: int = 0
@@ -115,8 +126,9 @@ def _work(study: str, named: list[tuple[Grid, Cell]], store: Store) -> Work:
     state = state_of(paths, cell.rounds, cell.eval_key)
     if state == FINISHED:
         _check_scored(named, paths)
-    trained = (last_line(paths.journal) or {}).get("round", 0) if state != "waiting" else 0
-    return Work(study, cell, tuple(grid.name for grid, _ in named), state, int(trained))
+    last = last_line(paths.journal) if state != "waiting" else None
+    names = tuple(grid.name for grid, _ in named)
+    return Work(study, cell, names, state, int((last or {}).get("round", 0)), bool(last))
 
 
 def _check_scored(named: list[tuple[Grid, Cell]], paths: CellPaths) -> None:
@@ -196,13 +208,13 @@ def disk_bytes(cell: Cell) -> int:
 def _totals(works: Sequence[Work]) -> Totals:
     totals = Totals(cells=len(works), todo=sum(work.todo for work in works))
     for work in works:
-        per_round = work.cell.generated_per_step
+        generated = work.cell.generated_per_step * work.cell.rounds + work.cell.filled_samples
         totals = replace(
             totals,
             rounds=totals.rounds + work.cell.rounds,
             todo_rounds=totals.todo_rounds + work.rounds_left,
-            generated_samples=totals.generated_samples + per_round * work.cell.rounds,
-            todo_generated_samples=totals.todo_generated_samples + per_round * work.rounds_left,
+            generated_samples=totals.generated_samples + generated,
+            todo_generated_samples=totals.todo_generated_samples + work.samples_left,
             disk_bytes=totals.disk_bytes + disk_bytes(work.cell),
         )
     return totals

@@ -26,7 +26,9 @@ TWIN = re.compile(r"\S+ \S+ (\(\d+,\d+,\d+\)) (\S+) s\d+")
 WIDTH = 110  # where there is no terminal to ask
 # Settings that an arm's name already tells, or that are no setting of the training.
 NAMED = {"model", "dataset", "seed", "batch", "rollouts", "replay", "advantage"}
-UNTOLD = NAMED | {"model_spec", "dataset_spec", "eval", "rows_per_pass", "gpus", "keep"}
+UNTOLD = NAMED | {
+    "model_spec", "dataset_spec", "eval", "rows_per_pass", "gpus", "keep", "max_unscored",
+}  # fmt: skip
 
 
 def console(stderr: bool = False) -> Console:
@@ -140,14 +142,16 @@ def _arms(study: str, works: list[Work]) -> Table:
 
 def _varying(cells: list[Cell]) -> list[str]:
     """Settings beyond the arm's name that differ between cells of one model and data set."""
-    by_pair: dict[tuple[str, str], list[Cell]] = defaultdict(list)
-    for cell in cells:
-        by_pair[cell.model, cell.dataset].append(cell)
-    fields = [name for name in Cell.model_fields if name not in UNTOLD | {"rounds"}]
-    return [
-        name for name in fields
-        if any(len({getattr(c, name) for c in group}) > 1 for group in by_pair.values())
-    ]  # fmt: skip
+
+    def varies(name: str) -> bool:
+        values: dict[tuple[str, str, int], set[Any]] = defaultdict(set)
+        for cell in cells:
+            # A default micro-batch follows the update's rows, which the arm's name tells.
+            rows = cell.rows_per_update if name == "micro_batch" else 0
+            values[cell.model, cell.dataset, rows].add(getattr(cell, name))
+        return any(len(found) > 1 for found in values.values())
+
+    return [name for name in Cell.model_fields if name not in UNTOLD | {"rounds"} and varies(name)]
 
 
 def _pairs(group: list[Work]) -> str:

@@ -1,9 +1,11 @@
 """Our own MLflow writer: explicit run ids, deterministic timestamps, never a fluent active run.
 
-The journal of a cell is the truth; MLflow is what people browse. Sending a line twice is sending it
-once, because MLflow knows a point by (run, metric, step, timestamp, value) and the timestamp is a
-function of the step. Nothing that MLflow does or fails to do stops training: what could not be sent
-is sent with the next success, or by the next `run`. NaN is sent as NaN: a broken loss is a result.
+The journal of a cell is the truth; MLflow is what people browse: evaluations at their own round,
+training as means every few rounds (`means.py`). Sending twice is sending once: a point is a
+function of journal lines, MLflow knows it by (run, metric, step, timestamp, value), and the
+timestamp is a function of the step. Nothing that MLflow does or fails to do stops training: what
+could not be sent is sent with the next success, or by the next `run`. NaN is sent as NaN: a broken
+loss is a result.
 Leaves out the fluent API, artifacts and the server (`ui.py`).
 """
 
@@ -13,8 +15,8 @@ import json
 import os
 import sys
 import time
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from grids import outcome
@@ -22,6 +24,7 @@ from grids.cell import Cell
 from grids.errors import InputError
 from grids.paths import CellPaths, read_lines, write_json
 from orchestrator.marks import behind, mark_of_done, mark_path, place, redacted, sqlite_path
+from orchestrator.means import Line, Point, evaluations, means, points
 from orchestrator.plan import Work
 
 if TYPE_CHECKING:
@@ -158,7 +161,9 @@ def params(cell: Cell) -> dict[str, str]:
 class Writer:
     """Brings one cell's run level with its journal.
 
-    Every method may fail to reach MLflow and says so at most once a minute; none raises.
+    It keeps no lines: what is left to send is read from the journal and its mark each time, so that
+    a worker that goes on, or repeats rounds, sends what an undisturbed one does. Every method may
+    fail to reach MLflow and says so at most once a minute; none raises.
     """
 
     uri: str
@@ -167,16 +172,14 @@ class Writer:
     grids: Sequence[str] = ()
     failures: int = 0
     _client: Any = None
-    _pending: list[dict[str, float]] = field(default_factory=list)
     _sent_at: float = 0.0
     _quiet_until: float = 0.0
     _warned_at: float = -1e9
 
     def begin(self, attempts: int) -> None:
         """Mark the run as running and send what earlier attempts did not."""
-        self._pending = behind(self.paths, self.uri, self.run_id)
         if self._try(self._set_running, attempts):
-            self._flush()
+            self._try(self._send_behind)
 
     def _set_running(self, attempts: int) -> None:
         self._mlflow().update_run(self.run_id, status="RUNNING")
@@ -184,36 +187,50 @@ class Writer:
         self._tag(outcome.TAG_ATTEMPTS, str(attempts))
 
     def write(self, line: dict[str, float]) -> None:
-        """Take one line; send when it holds an evaluation, else every ten seconds."""
-        self._pending.append(line)
+        """A line is in the journal: send if it holds an evaluation, else every ten seconds."""
         due = time.monotonic() - self._sent_at > SECONDS_BETWEEN_WRITES
         if (due or outcome.TEST_PASS in line) and time.monotonic() > self._quiet_until:
-            self._flush()
+            self._try(self._send_behind)
 
-    def level(self, lines: Iterable[dict[str, float]]) -> None:
-        """Send journal lines, again or for the first time: both come to the same."""
-        self._pending = list(lines)
-        self._flush()
+    def level(self, lines: Sequence[Line]) -> None:
+        """Send what lines from `behind` hold, again or for the first time: both come to the same.
+
+        A window that is not whole waits, for the cell may go on with it.
+        """
+        self._try(self._send_lines, lines)
 
     def finish(self, done: dict[str, Any]) -> None:
-        """Send the rest and the final numbers; the mark says that nothing is left to send.
-
-        Evaluations go again: the journal's line of a round may have been scored after it was sent.
-        """
-        lines = read_lines(self.paths.journal)
-        self._pending = [line for line in lines if outcome.TEST_PASS in line] + self._pending
-        if self._flush() and self._try(self._finals, done):
-            self._mark(done["rounds"], mark_of_done(self.paths))
+        """Send the rest and the final numbers; the mark says that nothing is left to send."""
+        self._try(self._finish, done)
 
     def end(self, status: str, reason: str) -> None:
         """Close the run as FAILED or KILLED, with the reason."""
-        self._flush()
+        self._try(self._send_behind)
         self._try(self._close, status, status.lower(), reason)
 
-    def _finals(self, done: dict[str, Any]) -> None:
+    def _send_behind(self) -> None:
+        self._send_lines(behind(self.paths, self.uri, self.run_id))
+
+    def _send_lines(self, lines: Sequence[Line]) -> None:
+        if lines:
+            self._send(points(lines))
+            self._sent_at = time.monotonic()
+            self._mark(int(lines[-1]["round"]), None)
+
+    def _finish(self, done: dict[str, Any]) -> None:
+        """Evaluations go again: the journal's line of a round may have been scored after it was
+        sent. The last window goes as it is: should the cell go on, the whole one has a later step.
+        """
+        lines = read_lines(self.paths.journal)
+        rest = behind(self.paths, self.uri, self.run_id)
+        self._send(evaluations(lines) + means(rest, ended=True))
+        self._send_finals(done)
+        self._mark(int(lines[-1]["round"]), mark_of_done(self.paths))
+
+    def _send_finals(self, done: dict[str, Any]) -> None:
         scores = {f"{outcome.BASE_PREFIX}{k}": v for k, v in (done.get("base") or {}).items()}
         scores |= {f"{outcome.FINAL_PREFIX}{k}": v for k, v in (done.get("final") or {}).items()}
-        self._send([{"round": done["rounds"], **scores}])
+        self._send([Point(done["rounds"], k, v) for k, v in scores.items() if v is not None])
         self._close("FINISHED", done["status"], done.get("reason") or "")
 
     def _close(self, mlflow_status: str, status: str, reason: str) -> None:
@@ -224,24 +241,15 @@ class Writer:
     def _tag(self, name: str, value: str) -> None:
         self._mlflow().set_tag(self.run_id, name, value)
 
-    def _flush(self) -> bool:
-        if self._pending and self._try(self._send, self._pending):
-            self._sent_at = time.monotonic()
-            self._mark(int(self._pending[-1]["round"]), None)
-            self._pending = []
-        return not self._pending
-
-    def _send(self, lines: Sequence[dict[str, float]]) -> None:
+    def _send(self, made: Sequence[Point]) -> None:
         from mlflow.entities import Metric
 
-        points = [
-            Metric(name, float(value), START_MS + STEP_MS * int(line["round"]), int(line["round"]))
-            for line in lines
-            for name, value in line.items()
-            if name != "round" and value is not None
+        metrics = [
+            Metric(name, float(value), START_MS + STEP_MS * step, step)
+            for step, name, value in made
         ]
-        for i in range(0, len(points), METRICS_A_CALL):
-            self._mlflow().log_batch(self.run_id, metrics=points[i : i + METRICS_A_CALL])
+        for i in range(0, len(metrics), METRICS_A_CALL):
+            self._mlflow().log_batch(self.run_id, metrics=metrics[i : i + METRICS_A_CALL])
 
     def _mlflow(self) -> Any:
         self._client = self._client or quiet_client(self.uri)
@@ -271,9 +279,8 @@ class Writer:
 
 
 def bring_level(work: Work, paths: CellPaths, uri: str, run_id: str) -> bool:
-    """Send a done cell's whole history; True where MLflow took it."""
+    """Send what a done cell's run lacks; True where MLflow took it."""
     writer = Writer(uri, run_id, paths, work.grids)
-    writer.level(behind(paths, uri, run_id))
     writer.finish(json.loads(paths.done.read_text(encoding="utf-8")))
     return writer.failures == 0
 

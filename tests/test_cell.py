@@ -3,6 +3,7 @@
 import pytest
 from pydantic import ValidationError
 
+from grids.catalog import GROUP_RELATIVE
 from grids.cell import Cell
 from grids.limits import NOT_BUILT
 from workers.advantages import ADVANTAGES
@@ -30,8 +31,8 @@ def test_defaults_are_the_papers_settings():
 
 def test_a_key_is_stable():
     """A changed key means that every finished cell of every user is trained again."""
-    assert cell().key == "72d49455b102c0dc"
-    assert cell(seed=3, advantage="grpo", rollouts=8).key == "df42c4adab690c14"
+    assert cell().key == "0eae005da51b5dcb"
+    assert cell(seed=3, advantage="grpo", rollouts=8).key == "a3c762895ab5a6c1"
 
 
 @pytest.mark.parametrize(
@@ -42,6 +43,7 @@ def test_a_key_is_stable():
         {"rows_per_pass": 2},
         {"gradient_checkpointing": True},
         {"gpus": 0.5},
+        {"max_unscored": 0.5},
     ],
 )
 def test_horizon_evaluation_and_resources_are_not_in_the_key(change):
@@ -63,6 +65,9 @@ def test_horizon_evaluation_and_resources_are_not_in_the_key(change):
         {"temperature": 0.9},
         {"aggregation": "token_mean"},
         {"updates_per_round": 2},
+        {"kl_form": "k1"},
+        {"kl_on_signal_only": True},
+        {"advantage": "ema"},
     ],
 )
 def test_what_can_change_the_policy_is_in_the_key(change):
@@ -84,12 +89,23 @@ def test_the_names_of_a_model_and_a_data_set_are_not_in_the_key_but_their_revisi
         ({"updates_per_round": 2}, {"clip_high": 0.2}),
         ({"updates_per_round": 2, "clip": "off"}, {"dual_clip": "off"}),
         ({}, {"dual_clip": "off"}),
-        ({"kl": 0}, {"kl_form": "k3"}),
+        ({"kl": 0}, {"kl_form": "k1"}),
+        ({"kl": 0}, {"kl_on_signal_only": True}),
         ({}, {"replay_max_age": 5}),
+        ({}, {"replay_mode": "train"}),
+        ({}, {"replay_fill": "base"}),
+        ({"advantage": "grpo"}, {"ema_decay": 0.5}),
         ({"rollouts": 8, "advantage": "grpo"}, {"singleton": "zero"}),
+        ({"rollouts": 8, "advantage": "ema"}, {"singleton": "zero"}),
+        ({"advantage": "raw"}, {"singleton": "zero"}),
+        ({"advantage": "reinforce_pp"}, {"singleton": "zero"}),
+        ({"advantage": "batch_mean"}, {"singleton": "zero"}),
+        ({"advantage": "batch_mean", "replay": 7}, {"singleton": "zero"}),
         ({}, {"micro_batch": 4}),
         ({"aggregation": "token_mean"}, {"micro_batch": 8}),
-        ({"micro_batch": 32}, {"micro_batch": 64}),
+        ({}, {"replay": 7}),
+        ({}, {"replay": 7, "replay_fill": "base", "replay_max_age": 5}),
+        ({"advantage": "ema"}, {"replay": 7}),
     ],
 )
 def test_inert_settings_are_dropped(settings, inert):
@@ -101,10 +117,58 @@ def test_the_clip_counts_where_updates_are_off_policy():
     assert cell(**twice, clip=0.3).key != cell(**twice).key
 
 
-def test_grpo_over_one_rollout_is_the_raw_cell_under_the_singleton_rule_raw_only():
-    assert cell(advantage="grpo").key == cell().key
-    assert cell(advantage="grpo", singleton="zero").key != cell().key
-    assert cell(advantage="grpo", replay=7).key != cell().key
+REPLAYED = {"advantage": "grpo", "replay": 7}
+
+
+@pytest.mark.parametrize(
+    ("settings", "counts"),
+    [
+        ({"advantage": "ema"}, {"ema_decay": 0.5}),
+        ({"advantage": "ema"}, {"singleton": "zero"}),
+        ({"advantage": "ema", "replay_fill": "base"}, {"replay": 7}),
+        ({"advantage": "ema", "replay_mode": "train"}, {"replay": 7}),
+        ({"replay_mode": "train"}, {"replay": 7}),
+        ({"advantage": "batch_mean"}, {"replay": 7}),
+        ({"advantage": "reinforce_pp"}, {"replay": 7}),
+        (REPLAYED, {"singleton": "zero"}),
+        (REPLAYED, {"replay_mode": "train"}),
+        (REPLAYED, {"replay_fill": "base"}),
+        (REPLAYED, {"replay_max_age": 5}),
+        (REPLAYED | {"replay_mode": "train"}, {"clip": 0.3}),
+    ],
+)
+def test_a_setting_counts_where_it_has_an_effect(settings, counts):
+    assert cell(**settings).key != cell(**{**settings, **counts}).key
+
+
+ALONE = [
+    *((name, "raw", "raw", "raw") for name in GROUP_RELATIVE if name != "reinforce_pp_baseline"),
+    *((name, "batch_mean", "batch_mean", "raw") for name in ("mean_centered", "grpo", "rloo")),
+    *((name, "batch_mean", "batch_mean", "zero") for name in ("max_rl", "opo")),
+    ("reinforce_pp_baseline", "raw", "reinforce_pp", "zero"),
+    *((name, "zero", "mean_centered", "zero") for name in GROUP_RELATIVE),
+]
+
+
+@pytest.mark.parametrize(("advantage", "singleton", "same", "its_singleton"), ALONE)
+def test_a_group_of_one_has_the_key_of_what_it_computes(advantage, singleton, same, its_singleton):
+    alone = {"advantage": advantage, "singleton": singleton}
+    other = {"advantage": same, "singleton": its_singleton}
+    assert cell(**alone).key == cell(**other).key
+    if advantage != same:
+        for more in ({"replay": 7}, {"rollouts": 8}):
+            assert cell(**alone, **more).key != cell(**other, **more).key
+
+
+def test_groups_of_one_that_compute_different_things_have_different_keys():
+    keys = {
+        cell(advantage=advantage, singleton=singleton).key
+        for advantage in GROUP_RELATIVE
+        for singleton in ("raw", "zero", "batch_mean")
+    }
+    # raw, nothing, minus the batch's mean, reinforce_pp, reinforce_pp_baseline under batch_mean
+    assert len(keys) == 5
+    assert cell(advantage="reinforce_pp_baseline", singleton="batch_mean").key in keys
 
 
 def test_arm_key_leaves_out_the_seed_alone():
@@ -156,18 +220,72 @@ def test_off_means_none():
 def test_names_known_to_grids_are_the_workers_own():
     from grids.catalog import ESTIMATORS, GRADER_VERSIONS
     from grids.catalog import REWARDS as REWARD_NAMES
+    from workers.advantages import GROUP_RELATIVE as theirs
 
     assert set(ESTIMATORS) == set(ADVANTAGES)
+    assert set(GROUP_RELATIVE) == set(theirs)
     assert set(GRADER_VERSIONS) == set(GRADERS)
     assert set(REWARD_NAMES) == set(REWARDS)
 
 
 @pytest.mark.parametrize(("name", "values"), NOT_BUILT.items())
 def test_what_is_not_built_is_refused(name, values):
-    settings = {"replay": 1} if name.startswith("replay") else {}
     for value in values:
         with pytest.raises(ValidationError, match="not built yet"):
-            cell(**settings, **{name: value})
+            cell(**{name: value})
+
+
+TINY = {"model": "tiny-qwen2", "dataset": "tiny-sums"}  # its model brings micro_batch: 64
+
+
+@pytest.mark.parametrize(
+    ("settings", "rows"),
+    [
+        ({"batch": 2}, 2),
+        ({"batch": 8}, 4),
+        ({"batch": "2"}, 2),
+        ({"batch": 8, "updates_per_round": 4}, 2),
+        ({**TINY, "batch": 8}, 8),
+        ({**TINY, "batch": 8, "rollouts": 2}, 16),
+        ({**TINY, "batch": 8, "rollouts": 2, "updates_per_round": 4}, 4),
+        ({**TINY, "batch": 8, "replay": 3}, 8),
+        ({**TINY, "batch": 8, "replay": 3, "replay_mode": "train"}, 32),
+        ({**TINY, "batch": 128}, 64),
+        ({**TINY, "batch": 8, "micro_batch": 8}, 8),
+        ({**TINY, "batch": 8, "micro_batch": "2"}, 2),
+    ],
+)
+def test_a_default_micro_batch_is_lowered_to_the_rows_of_an_update(settings, rows):
+    made = cell(**settings)
+    assert made.micro_batch == rows
+    assert Cell.model_validate(made.model_dump()) == made
+    assert cell(**{**settings, "micro_batch": rows}).key == made.key
+
+
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        ({"micro_batch": 64}, r"64 rows, but an update has 32 \(batch × rollouts / updates_per"),
+        ({"batch": 8, "rollouts": 2, "updates_per_round": 4, "micro_batch": "5"}, "at most 4 is"),
+        (
+            {"batch": 4, "replay": 1, "replay_mode": "train", "micro_batch": 9},
+            r"an update has 8 \(batch × \(rollouts \+ replay\) / updates_per_round\)",
+        ),
+        ({**TINY, "batch": 8, "micro_batch": 64}, "micro_batch: 64 rows, but an update has 8"),
+    ],
+)
+def test_a_written_micro_batch_beyond_the_rows_of_an_update_is_refused(settings, told):
+    with pytest.raises(ValidationError, match=told):
+        cell(**settings)
+
+
+def test_replay_filled_from_the_base_model_is_drawn_for_every_train_question():
+    filled = cell(advantage="grpo", replay=7, replay_fill="base")
+    assert filled.filled_samples == 7 * 7473
+    uncounted = filled.dataset_spec.model_copy(update={"train_rows": None})
+    assert filled.model_copy(update={"dataset_spec": uncounted}).filled_samples == 0
+    assert cell(advantage="grpo", replay=7).filled_samples == 0
+    assert cell(replay_fill="base").filled_samples == 0
 
 
 @pytest.mark.parametrize(
@@ -178,7 +296,10 @@ def test_what_is_not_built_is_refused(name, values):
         ({"max_response": 32768}, "exceed the context of qwen2.5-0.5b-instruct"),
         ({"model": "qwen2.5-0.5b"}, "did you mean 'qwen2.5-0.5b-instruct'"),
         ({"advantage": "gpro"}, "did you mean 'grpo'"),
-        ({"updates_per_round": 3}, "does not divide the batch"),
+        ({"updates_per_round": 3}, "3 does not divide the batch 32; allowed: .*take 2 or 4"),
+        ({"updates_per_round": 33}, "33 does not divide the batch 32; allowed: .*take 32 "),
+        ({"ema_decay": 1.0}, "less than 1"),
+        ({"max_unscored": 1.5}, "less than or equal to 1"),
         ({"lr": float("nan")}, "finite"),
         ({"eval": {"primary": "sampled"}}, "needs eval.samples"),
         ({"batch": 1}, "at least 2"),

@@ -1,11 +1,15 @@
 """Evaluation: whole sets whatever the batch, overlong questions wrong, samples by their seed."""
 
+import math
+
 import pytest
 
 from grids import outcome
+from grids.errors import InputError
 from workers.data import load_questions, prepare
 from workers.engine import TransformersEngine
 from workers.evaluate import Evaluator
+from workers.grading import GRADERS
 from workers.models import load_policy
 
 
@@ -69,3 +73,29 @@ def test_seen_and_unseen_questions_make_up_the_train_subset(tiny):
 def test_without_a_train_subset_there_is_no_train_score(tiny):
     metrics = evaluator_of(tiny(eval={"train_questions": 0})).greedy("final", 1, set()).metrics
     assert not [name for name in metrics if name.startswith("train/")]
+
+
+def test_an_answer_whose_grader_fails_is_unscored_and_not_wrong(tiny, monkeypatch):
+    evaluator = evaluator_of(tiny(eval={"train_questions": 0}))
+    strict, golds = GRADERS["gsm8k"], [q.gold for q in evaluator.splits["test"]]
+    victim = next(i for i, gold in enumerate(golds) if golds.count(gold) == 1)
+
+    def failing(completion, gold):
+        if gold == golds[victim]:
+            raise RuntimeError("out of paper")
+        return strict(completion, gold)
+
+    before = evaluator.greedy("final", 1)
+    monkeypatch.setitem(GRADERS, "gsm8k", failing)
+    after = evaluator.greedy("final", 1)
+    assert math.isnan(after.rows[victim]["correct"])
+    scored = [row["correct"] for i, row in enumerate(before.rows) if i != victim]
+    assert after.metrics[outcome.TEST_PASS] == pytest.approx(sum(scored) / 15)
+    assert after.metrics[outcome.TEST_UNSCORED] == 1 / 16
+
+
+def test_a_grader_that_keeps_failing_stops_an_evaluation(tiny, monkeypatch):
+    evaluator = evaluator_of(tiny())
+    monkeypatch.setitem(GRADERS, "gsm8k", lambda completion, gold: 1 / 0)
+    with pytest.raises(InputError, match="failed on 16 of 16 answers"):
+        evaluator.greedy("final", 1)

@@ -5,6 +5,7 @@ import itertools
 import pytest
 
 from grids import InputError, load_grid
+from grids.catalog import ESTIMATORS
 from grids.load import grid_schema, load_grids
 from tests.conftest import GRIDS, ROOT
 
@@ -92,6 +93,124 @@ def test_merged_cells_name_their_twin():
     dropped = load_grid(PAPER / "rollouts.yaml").expansion.dropped
     assert {d.kind for d in dropped} == {"merged"}
     assert all("a group of one earns the raw reward" in d.reason for d in dropped)
+
+
+@pytest.mark.parametrize(
+    ("axes", "told"),
+    [
+        ("advantage: [raw, rloo]", "(a group of one earns the raw reward: singleton: raw)"),
+        ("advantage: [grpo, rloo]", "(a group of one earns the raw reward: singleton: raw)"),
+        (
+            "advantage: [reinforce_pp, reinforce_pp_baseline]",
+            "(a group of one earns the raw reward: singleton: raw)",
+        ),
+        (
+            "advantage: [batch_mean, opo], singleton: [batch_mean]",
+            "(a group of one earns its reward minus the batch's mean: singleton: batch_mean)",
+        ),
+        (
+            "advantage: [reinforce_pp_baseline, max_rl], singleton: [zero]",
+            "(a group of one earns nothing: singleton: zero)",
+        ),
+        ("ema_decay: [0.9, 0.5]", "(ema_decay: without effect here)"),
+        ("kl: [0], kl_form: [k1, k2]", "(kl_form: without effect here)"),
+    ],
+)
+def test_merged_cells_say_what_makes_them_one(grid_file, axes, told):
+    grid = load_grid(grid_file(GOOD.replace("axes: {", f"axes: {{{axes}, ")))
+    assert len(grid.cells()) == 1
+    (dropped,) = grid.expansion.dropped
+    assert dropped.kind == "merged" and dropped.reason.endswith(told)
+
+
+def test_a_merged_cell_tells_the_rule_of_the_one_that_has_groups(grid_file):
+    axes = "axes: {advantage: [raw, grpo], singleton: [batch_mean, raw], "
+    grid = load_grid(grid_file(GOOD.replace("axes: {", axes)))
+    reasons = [d.reason.split("s0 ")[1] for d in grid.expansion.dropped]
+    assert reasons == [
+        "(singleton: without effect here)",
+        "(a group of one earns the raw reward: singleton: raw; singleton: without effect here)",
+    ]
+
+
+def test_replay_without_effect_is_dropped_with_the_reason(grid_file):
+    text = """
+name: g
+base: {replay: 2}
+axes:
+  model: [tiny-qwen2]
+  dataset: [tiny-sums]
+  advantage: [raw, ema, batch_mean]
+  replay_mode: [baseline, train]
+  replay_fill: [cold, base]
+"""
+    expansion = load_grid(grid_file(text)).expansion
+    assert {(d.kind, d.reason) for d in expansion.dropped} == {
+        ("inert", "replay in baseline mode changes nothing under the raw advantage"),
+        (
+            "inert",
+            "replay in baseline mode changes nothing under the ema advantage, whose running "
+            "baseline already holds what was seen (replay_fill: cold)",
+        ),
+    }
+    kept = [(c.advantage, c.replay_mode, c.replay_fill) for c in expansion.cells]
+    assert len(kept) == 12 - 2 - 1
+    assert ("ema", "baseline", "base") in kept and ("raw", "train", "cold") in kept
+
+
+def test_every_setting_of_the_update_can_be_an_axis(grid_file):
+    text = f"""
+name: g
+base: {{batch: 8, rollouts: 2, replay: 2}}
+axes:
+  model: [tiny-qwen2]
+  dataset: [tiny-sums]
+  advantage: [{", ".join(ESTIMATORS)}]
+  kl_form: [k1, k2, k3]
+  replay_mode: [baseline, train]
+  replay_fill: [cold, base]
+  kl_on_signal_only: [false, true]
+  clip_high: [null, 0.28]
+  dual_clip: [off, 3.0]
+  updates_per_round: [1, 2]
+  aggregation: [token_mean, token_mean_micro_batch, seq_mean_token_mean, seq_mean_token_sum]
+"""
+    expansion = load_grid(grid_file(text)).expansion
+    assert len(expansion.cells) + len(expansion.dropped) == 10 * 3 * 2**6 * 4
+    kinds_of_replay = 10 * 4 - 3  # in baseline mode: raw twice, ema once, are without effect
+    on_policy = 10 * 2 - 3  # in baseline mode, one update; the four clips are then one
+    off_policy = 2 * kinds_of_replay - on_policy
+    others = 3 * 2 * 4  # kl_form, kl_on_signal_only, aggregation
+    assert len(expansion.cells) == others * (on_policy + 4 * off_policy)
+    merged = [d.reason for d in expansion.dropped if d.kind == "merged"]
+    assert all("clip" in reason and "without effect here" in reason for reason in merged)
+
+
+def test_a_micro_batch_that_a_grid_writes_is_checked_and_a_default_is_lowered(grid_file):
+    axes = "axes: {batch: [8, 128], "
+    contrast = "contrasts: [{name: c, a: {batch: 8}, b: {batch: 128}}]\n"
+    lowered = load_grid(grid_file(GOOD.replace("axes: {", axes) + contrast))
+    assert [cell.micro_batch for cell in lowered.cells()] == [8, 64]
+    written = load_grid(grid_file(GOOD.replace("axes: {", axes) + "base: {micro_batch: 8}\n"))
+    assert [cell.micro_batch for cell in written.cells()] == [8, 8]
+    for text, line in (
+        (GOOD.replace("axes: {", axes) + "base: {micro_batch: 64}\n", 3),
+        (GOOD.replace("axes: {", axes + "micro_batch: [8, '64'], "), 2),
+    ):
+        with pytest.raises(InputError, match=f":{line}: .*micro_batch: 64 rows, but an update has"):
+            load_grid(grid_file(text))
+
+
+def test_exclude_sees_the_lowered_micro_batch(grid_file):
+    axes = "axes: {batch: [8, 128], "
+    text = GOOD.replace("axes: {", axes) + "exclude: [{micro_batch: 64}]\n"
+    assert [cell.batch for cell in load_grid(grid_file(text)).cells()] == [8]
+
+
+def test_a_contrast_over_a_micro_batch_that_no_cell_has(grid_file):
+    contrast = "contrasts: [{name: c, a: {micro_batch: 32}, b: {micro_batch: 16}}]\n"
+    with pytest.raises(InputError, match="no cell of the grid has the arm {'micro_batch': 16}"):
+        load_grid(grid_file(GOOD + contrast))
 
 
 def test_seed_by_seed():
@@ -260,6 +379,14 @@ BAD = {
     "an axis that is no part of a cell": (
         "name: g\naxes: {model: [tiny-qwen2], dataset: [tiny-sums], rounds: [5, 9]}\n",
         ":2: axes.rounds: cannot be an axis",
+    ),
+    "an axis that only says when to give up": (
+        "name: g\naxes: {model: [tiny-qwen2], dataset: [tiny-sums], max_unscored: [0, 1]}\n",
+        ":2: axes.max_unscored: cannot be an axis",
+    ),
+    "updates that do not divide the batch": (
+        GOOD + "base:\n  batch: 16\n  updates_per_round: 6\n",
+        ":5: .*updates_per_round: 6 does not divide the batch 16; allowed: .*take 4 or 8",
     ),
     "a model that is not pinned": (
         GOOD + "models: {mine: {hub: me/mine}}\n",

@@ -17,7 +17,7 @@ from grids.load import load_grids
 from grids.paths import CellPaths, Store, write_json
 from orchestrator.ledger import last_value, state_of
 from orchestrator.plan import OUTCOME_BYTES, Plan, Work, disk_bytes, make_plan
-from orchestrator.show import dropped_lines, plan_json
+from orchestrator.show import console, dropped_lines, plan_json, show_plan
 
 ROOT = Path(__file__).resolve().parent.parent
 PAPER = sorted((ROOT / "grids/paper").glob("*.yaml"))
@@ -167,6 +167,46 @@ def test_totals_count_what_is_left_from_where_it_stands(store: Store) -> None:
     assert (totals.cells, totals.todo, totals.rounds, totals.todo_rounds) == (2, 2, 200, 160)
     assert totals.generated_samples == 100 * (16 + 32)
     assert totals.todo_generated_samples == 60 * 16 + 100 * 32
+
+
+def test_totals_count_what_fills_replay_beforehand(store: Store) -> None:
+    base = {"rounds": 100, "batch": 8, "replay": 7, "advantage": "grpo"}
+    fills = {"replay_fill": ["cold", "base"]}
+    filled = grid(base=base, axes=fills)
+    totals = make_plan([filled], store).totals
+    assert totals.generated_samples == 2 * 800 + 7 * 7473 == totals.todo_generated_samples
+    (work,) = [w for w in make_plan([filled], store).works if w.cell.replay_fill == "base"]
+    paths = work.paths(store)
+    paths.directory.mkdir(parents=True)
+    write_json(paths.failed, {"error": "x"})
+    assert make_plan([filled], store).totals == totals
+    paths.journal.write_text('{"round": 0}\n')
+    assert make_plan([filled], store).totals.todo_generated_samples == 2 * 800
+    paths.journal.write_text('{"round": 0}\n{"round": 40}\n')
+    begun = make_plan([filled], store).totals
+    assert begun.generated_samples == totals.generated_samples
+    assert begun.todo_generated_samples == 800 + 480
+    write_done(paths, work)
+    assert make_plan([filled], store).totals.todo_generated_samples == 800
+
+
+def test_no_replay_is_filled_with_nothing(store: Store) -> None:
+    totals = make_plan([grid(base={"rounds": 100, "replay_fill": "base"})], store).totals
+    assert totals.generated_samples == 100 * 32
+
+
+def test_a_micro_batch_is_told_where_it_is_a_choice_and_not_where_it_follows_the_shape(
+    store: Store,
+) -> None:
+    def told(**axes: list[object]) -> str:
+        small = {"model": ["tiny-qwen2"], "dataset": ["tiny-sums"], **axes}
+        out = console()
+        with out.capture() as shown:
+            show_plan(make_plan([grid(axes=small)], store), out)
+        return shown.get()
+
+    assert "micro_batch" not in told(batch=[8, 32])
+    assert "micro_batch=8" in told(batch=[8, 32], micro_batch=[4, 8])
 
 
 def test_disk_is_a_checkpoint_of_weights_and_moments_and_the_rows(store: Store) -> None:

@@ -1,4 +1,4 @@
-"""orchestrator.tracking against a real MLflow store: its history equals the journal."""
+"""orchestrator.tracking against a real MLflow store: its history tells what the journal does."""
 
 from __future__ import annotations
 
@@ -13,12 +13,13 @@ import pytest
 
 from grids.errors import InputError
 from grids.grid import Grid
-from grids.paths import CellPaths, Store, write_json
+from grids.paths import CellPaths, Store, read_lines, write_json
 from orchestrator import marks, tracking
 from orchestrator.plan import Work, make_plan
 from orchestrator.tracking import Writer
 
 NOWHERE = "http://someone:secret@127.0.0.1:9"
+Histories = dict[str, list[tuple[int, float]]]
 
 
 def work_of(store: Store, name: str = "one", **base: Any) -> Work:
@@ -51,42 +52,203 @@ def write_journal(paths: CellPaths, lines: list[dict[str, float]]) -> None:
     paths.journal.write_text("".join(json.dumps(line) + "\n" for line in lines))
 
 
+def journal(last: int) -> list[dict[str, float]]:
+    """Rounds 0 to `last`: an evaluation every five, some metrics in some rounds only."""
+    lines: list[dict[str, float]] = [{"round": 0, "test/pass_at_1": 0.0}]
+    for r in range(1, last + 1):
+        lines.append({"round": r, "train/reward": r / 7, "update/loss": math.sin(r)})
+        lines[-1] |= {"test/pass_at_1": r / 100, "train/entropy": r / 3} if r % 5 == 0 else {}
+        lines[-1] |= {"replay/age_mean": r / 9} if r > 33 else {}
+    return lines
+
+
+METRICS = ("test/pass_at_1", "train/reward", "update/loss", "train/entropy", "replay/age_mean")
+
+
+def train(writer: Writer, last: int, start: int = 0) -> None:
+    """What a worker does: cut the journal back to its checkpoint, go on, report each line."""
+    kept = [line for line in read_lines(writer.paths.journal) if line["round"] <= start]
+    write_journal(writer.paths, kept)
+    writer.begin(1)
+    for line in journal(last)[len(kept) :]:
+        kept.append(line)
+        write_journal(writer.paths, kept)
+        writer.write(line)
+
+
+def finish(writer: Writer, last: int, **more: Any) -> None:
+    done = {"rounds": last, "status": "finished", "base": {}, "final": {}, **more}
+    write_json(writer.paths.done, done)
+    writer.finish(done)
+
+
 def history(client: Any, run_id: str, metric: str) -> list[tuple[int, float]]:
-    return [(p.step, p.value) for p in client.get_metric_history(run_id, metric)]
+    """Points by step; NaN as text, for it equals nothing."""
+    points = client.get_metric_history(run_id, metric)
+    return [(p.step, "NaN" if math.isnan(p.value) else p.value) for p in points]
 
 
-LINES = [
-    {"round": r, "train/reward": r / 7, **({"test/pass_at_1": r / 100} if r % 5 == 0 else {})}
-    for r in range(12)
-]
+def histories(client: Any, run_id: str) -> Histories:
+    return {metric: history(client, run_id, metric) for metric in METRICS}
 
 
-def test_history_equals_the_journal_however_often_it_is_sent(
-    client: Any, store: Store, experiment: str, paths: CellPaths
+def mean(first: int, last: int) -> float:
+    """The mean of `train/reward` over some rounds of `journal`."""
+    return pytest.approx((first + last) / 2 / 7)
+
+
+@pytest.fixture
+def new_run(client: Any, store: Store, experiment: str, tmp_path: Path) -> Any:
+    """Makes a run and its writer; each has a cell directory of its own."""
+
+    def make() -> Writer:
+        run_id = tracking.ensure_run(client, experiment, work_of(store), {})
+        (tmp_path / run_id).mkdir()
+        return Writer(store.tracking_uri, run_id, CellPaths(tmp_path / run_id))
+
+    return make
+
+
+def again(writer: Writer, uri: str | None = None) -> Writer:
+    """Another process's writer for the same cell."""
+    return Writer(uri or writer.uri, writer.run_id, writer.paths)
+
+
+@pytest.fixture(params=[0.0, 10.0], ids=["every line is due", "ten seconds"])
+def pace(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tracking, "SECONDS_BETWEEN_WRITES", request.param)
+
+
+@pytest.fixture
+def undisturbed(client: Any, new_run: Any) -> Histories:
+    writer = new_run()
+    train(writer, 64)
+    finish(writer, 64)
+    return histories(client, writer.run_id)
+
+
+def test_evaluations_go_as_they_are_and_training_as_means(undisturbed: Histories) -> None:
+    assert undisturbed["test/pass_at_1"] == [(r, r / 100) for r in range(0, 65, 5)]
+    ends = [10, 20, 30, 40, 50, 60]
+    whole = [(end, mean(end - 9, end)) for end in ends]
+    assert undisturbed["train/reward"] == [*whole, (64, mean(61, 64))]
+    # A mean is over the lines that have the metric: rounds 5 and 10, 15 and 20, ...
+    assert undisturbed["train/entropy"] == [(r, pytest.approx((r - 2.5) / 3)) for r in ends]
+    assert undisturbed["replay/age_mean"][0] == (40, pytest.approx(37 / 9))
+
+
+def test_sent_again_without_a_mark_is_sent_once(
+    client: Any, store: Store, new_run: Any, undisturbed: Histories
 ) -> None:
-    work = work_of(store)
-    run_id = tracking.ensure_run(client, experiment, work, {})
-    write_journal(paths, LINES)
-    for _ in range(3):
-        Writer(store.tracking_uri, run_id, paths).level(LINES)
-    assert history(client, run_id, "train/reward") == [(r, r / 7) for r in range(12)]
-    assert history(client, run_id, "test/pass_at_1") == [(r, r / 100) for r in (0, 5, 10)]
+    writer = new_run()
+    write_journal(writer.paths, journal(64))
+    finish(writer, 64)
+    for _ in range(2):
+        marks.mark_path(writer.paths).unlink()
+        assert tracking.bring_level(work_of(store), writer.paths, writer.uri, writer.run_id)
+    again(writer).level(journal(64))
+    assert histories(client, writer.run_id) == undisturbed
 
 
-def test_more_points_than_one_call_takes(
-    client: Any, store: Store, experiment: str, paths: CellPaths
+# Where a worker died, and the checkpoint from which the next one goes on.
+KILLS = [(57, 57), (57, 51), (57, 47), (57, 30), (60, 60), (60, 58), (3, 0), (10, 9)]
+
+
+@pytest.mark.parametrize(("killed", "checkpoint"), KILLS)
+def test_a_resumed_run_has_the_history_of_an_undisturbed_one(
+    client: Any, new_run: Any, pace: None, killed: int, checkpoint: int, undisturbed: Histories
 ) -> None:
-    run_id = tracking.ensure_run(client, experiment, work_of(store), {})
-    lines = [{"round": r, "a": float(r), "b": -float(r)} for r in range(1300)]
-    Writer(store.tracking_uri, run_id, paths).level(lines)
-    assert len(history(client, run_id, "a")) == len(history(client, run_id, "b")) == 1300
+    writer = new_run()
+    train(writer, killed)
+    # The driver closes the run of a worker that is gone; its last window waits for the next.
+    closing = again(writer)
+    closing.level(marks.behind(writer.paths, writer.uri, writer.run_id))
+    closing.end("KILLED", "the run was stopped")
+    assert {step % 10 for step, _ in history(client, writer.run_id, "train/reward")} <= {0}
+    writer = again(writer)
+    train(writer, 64, start=checkpoint)
+    finish(writer, 64)
+    assert histories(client, writer.run_id) == undisturbed
 
 
-def test_nan_is_sent_as_nan(client: Any, store: Store, experiment: str, paths: CellPaths) -> None:
-    run_id = tracking.ensure_run(client, experiment, work_of(store), {})
-    Writer(store.tracking_uri, run_id, paths).level([{"round": 3, "update/loss": math.nan}])
-    ((step, value),) = history(client, run_id, "update/loss")
-    assert step == 3 and math.isnan(value)
+def test_a_mark_in_mid_window_leaves_the_window_whole(client: Any, new_run: Any) -> None:
+    writer = new_run()
+    write_journal(writer.paths, journal(57))
+    writer.level(journal(57))
+    assert json.loads(marks.mark_path(writer.paths).read_text())["round"] == 57
+    left = marks.behind(writer.paths, writer.uri, writer.run_id)
+    assert [line["round"] for line in left] == list(range(51, 58))
+    write_journal(writer.paths, journal(60))
+    again(writer).begin(2)
+    assert history(client, writer.run_id, "train/reward")[-1] == (60, mean(51, 60))
+    assert marks.behind(writer.paths, writer.uri, writer.run_id) == []
+
+
+def test_mlflow_away_for_a_while_is_made_up_for(
+    client: Any, store: Store, new_run: Any, undisturbed: Histories
+) -> None:
+    writer = new_run()
+    train(writer, 26)
+    away = again(writer, uri=NOWHERE)
+    train(away, 38, start=26)
+    assert away.failures == 1
+    # It answers again: the same writer sends what it could not.
+    away.uri, away._client, away._quiet_until = store.tracking_uri, None, 0.0
+    for line in journal(45)[39:]:
+        write_journal(away.paths, journal(int(line["round"])))
+        away.write(line)
+    assert [s for s, _ in history(client, away.run_id, "train/reward")] == [10, 20, 30, 40]
+    train(again(away), 64, start=45)
+    finish(again(away), 64)
+    assert histories(client, writer.run_id) == undisturbed
+
+
+def test_the_last_window_is_sent_once_and_the_whole_one_at_a_later_step(
+    client: Any, new_run: Any
+) -> None:
+    writer = new_run()
+    train(writer, 4)
+    finish(writer, 4)
+    for rounds in (6, 10, 13):  # the same cell, asked for more rounds
+        writer = again(writer)
+        train(writer, rounds, start=read_lines(writer.paths.journal)[-1]["round"])
+        for _ in range(2):
+            finish(writer, rounds)
+    ends = [(4, mean(1, 4)), (6, mean(1, 6)), (10, mean(1, 10)), (13, mean(11, 13))]
+    assert history(client, writer.run_id, "train/reward") == ends
+
+
+def test_a_cell_that_ends_with_a_window_sends_it_once(client: Any, new_run: Any) -> None:
+    writer = new_run()
+    train(writer, 20)
+    finish(writer, 20)
+    finish(again(writer), 20)
+    ends = [(10, mean(1, 10)), (20, mean(11, 20))]
+    assert history(client, writer.run_id, "train/reward") == ends
+
+
+def test_a_cell_that_diverges_in_mid_window_shows_it(client: Any, new_run: Any) -> None:
+    writer = new_run()
+    lines = journal(17)
+    lines[-1]["update/loss"] = math.nan
+    lines[-2]["train/reward"] = math.inf
+    write_journal(writer.paths, lines)
+    for _ in range(2):
+        # Its `rounds` are those asked for: the points are at the round where it ended.
+        finish(again(writer), 100, status="diverged", reason="loss is NaN")
+        marks.mark_path(writer.paths).unlink()
+    assert [step for step, _ in history(client, writer.run_id, "update/loss")] == [10, 17]
+    assert history(client, writer.run_id, "update/loss")[-1] == (17, "NaN")
+    (_, (step, reward)) = history(client, writer.run_id, "train/reward")
+    assert step == 17 and reward > 1e300  # MLflow's SQL store keeps infinity as its largest float
+
+
+def test_more_points_than_one_call_takes(client: Any, new_run: Any) -> None:
+    writer = new_run()
+    lines = [{"round": r, "test/a": float(r), "test/b": -float(r)} for r in range(1300)]
+    writer.level(lines)
+    assert len(history(client, writer.run_id, "test/a")) == 1300
+    assert len(history(client, writer.run_id, "test/b")) == 1300
 
 
 def test_a_run_is_found_again_and_takes_new_tags(
@@ -121,11 +283,8 @@ def test_a_run_of_a_cell_from_begin_to_finish(
     work = work_of(store)
     run_id = tracking.ensure_run(client, experiment, work, {})
     writer = Writer(store.tracking_uri, run_id, paths, ["one"])
-    writer.begin(1)
+    train(writer, 11)
     assert client.get_run(run_id).info.status == "RUNNING"
-    write_journal(paths, LINES)
-    for line in LINES:
-        writer.write(line)
     done = {"rounds": 11, "status": "diverged", "reason": "loss is NaN"}
     done |= {"base": {"test/pass_at_1": 0.1}, "final": {"test/pass_at_1": 0.4}}
     write_json(paths.done, done)
@@ -135,7 +294,7 @@ def test_a_run_of_a_cell_from_begin_to_finish(
     assert run.info.status == "FINISHED"
     assert run.data.tags["banditgrid.status"] == "diverged"
     assert history(client, run_id, "final/test/pass_at_1") == [(11, 0.4)]
-    assert history(client, run_id, "train/reward") == [(r, r / 7) for r in range(12)]
+    assert history(client, run_id, "train/reward") == [(10, mean(1, 10)), (11, 11 / 7)]
     assert marks.is_level(work, paths, store.tracking_uri)
     assert not marks.is_level(replace(work, grids=("one", "new")), paths, store.tracking_uri)
     assert not marks.is_level(work, paths, store.tracking_uri, known={})
@@ -146,12 +305,9 @@ def test_an_absent_server_never_stops_training_and_is_made_up_for(
 ) -> None:
     work = work_of(store)
     run_id = tracking.ensure_run(client, experiment, work, {})
-    write_journal(paths, LINES)
     began = time.monotonic()
     writer = Writer(NOWHERE, run_id, paths)
-    writer.begin(1)
-    for line in LINES:
-        writer.write(line)
+    train(writer, 11)
     done = {"rounds": 11, "status": "finished", "base": {}, "final": {}}
     write_json(paths.done, done)
     writer.finish(done)
@@ -161,7 +317,7 @@ def test_an_absent_server_never_stops_training_and_is_made_up_for(
     assert told.count("training goes on") == 1
     assert "secret" not in told
     assert tracking.bring_level(work, paths, store.tracking_uri, run_id)
-    assert history(client, run_id, "train/reward") == [(r, r / 7) for r in range(12)]
+    assert history(client, run_id, "train/reward") == [(10, mean(1, 10)), (11, 11 / 7)]
     assert client.get_run(run_id).info.status == "FINISHED"
 
 

@@ -1,4 +1,4 @@
-"""The learning step against formulas written apart in float64, and the hooks into TRL."""
+"""What a round trains on: rollouts, groups, replay, updates, and the hooks into TRL."""
 
 import copy
 from collections.abc import Callable
@@ -10,139 +10,47 @@ import torch
 from torch import Tensor
 from trl import GRPOTrainer
 
+from grids.errors import InputError
 from grids.paths import read_lines
-from workers.data import load_questions, prepare
+from tests.trainers import build_trainer
 from workers.engine import TransformersEngine
+from workers.grading import GRADERS
 from workers.models import load_policy
-from workers.settings import OneRolloutConfig, rows_per_pass, trainer_settings
-from workers.trainer import BanditTrainer
-
-PROMPT, RESPONSE = 5, 7
+from workers.passes import Row
+from workers.rewards import REWARDS
+from workers.settings import OneRolloutConfig, trainer_settings
+from workers.trainer import BanditTrainer, _samples
 
 
 @pytest.fixture
 def trainer_of(tiny, tmp_path) -> Callable[..., BanditTrainer]:
-    def build(**settings: Any) -> BanditTrainer:
-        cell = tiny(**settings)
-        policy = load_policy(cell)
-        questions = prepare(load_questions(cell.dataset_spec), cell, policy.tokenizer)
-        engine = TransformersEngine(policy, cell)
-        return BanditTrainer(cell, policy, engine, questions.train, 0, str(tmp_path))
-
-    return build
+    return lambda **settings: build_trainer(tiny(**settings), tmp_path)
 
 
-def hand_made(trainer: BanditTrainer, advantages: list[float], off_policy: bool) -> dict[str, Any]:
-    """A micro-batch with ragged prompts and responses, as TRL's loss takes it."""
-    rows = len(advantages)
-    generator = torch.Generator().manual_seed(1)
-    vocabulary = trainer.policy.model.config.vocab_size
-    lengths = torch.tensor([RESPONSE, 3, 1, 5][:rows])
-    prompts = torch.tensor([PROMPT, 2, 4, 3][:rows])
-    completion_mask = (torch.arange(RESPONSE) < lengths[:, None]).long()
-    batch: dict[str, Any] = {
-        "prompt_ids": torch.randint(4, vocabulary, (rows, PROMPT), generator=generator),
-        "prompt_mask": (torch.arange(PROMPT) >= PROMPT - prompts[:, None]).long(),
-        "completion_ids": torch.randint(4, vocabulary, (rows, RESPONSE), generator=generator),
-        "completion_mask": completion_mask,
-        "advantages": torch.tensor(advantages),
-        "num_items_in_batch": torch.tensor(1.0),
-        "tool_mask": trainer._token_weights(completion_mask.float()),
-    }
-    if off_policy:
-        noise = torch.randn(rows, RESPONSE, generator=generator)
-        batch["old_per_token_logps"] = (
-            log_probabilities(trainer.policy.model, batch).float().detach()
-        )
-        batch["old_per_token_logps"] += noise
-    return batch
+def spied(trainer: BanditTrainer) -> list[list[Row]]:
+    """The rows of each update, as they are taken."""
+    seen: list[list[Row]] = []
+    kept = trainer._update_rows
 
+    def spy(*args: Any) -> Any:
+        updates = list(kept(*args))
+        seen.extend(updates)
+        return iter(updates)
 
-def log_probabilities(model: Any, batch: dict[str, Any]) -> Tensor:
-    """log p of each response token, shape (N, T), from plain logits."""
-    ids = torch.cat([batch["prompt_ids"], batch["completion_ids"]], 1)
-    mask = torch.cat([batch["prompt_mask"], batch["completion_mask"]], 1)
-    logits_N_L_V = model(input_ids=ids, attention_mask=mask).logits
-    log_p_N_L_V = logits_N_L_V.log_softmax(-1)[:, -RESPONSE - 1 : -1]
-    return log_p_N_L_V.gather(2, batch["completion_ids"][:, :, None])[:, :, 0]
-
-
-def reference_loss(model: Any, base: Any, batch: dict[str, Any], cell: Any) -> Tensor:
-    """verl's policy loss and k3 KL, token mean per micro-batch, written from the formulas."""
-    log_p = log_probabilities(model, batch)
-    old = batch.get("old_per_token_logps", log_p.detach())
-    total, parts = torch.zeros((), dtype=torch.float64), 0
-    for start in range(0, len(log_p), cell.micro_batch):
-        numerator, tokens = torch.zeros((), dtype=torch.float64), 0
-        for i in range(start, min(start + cell.micro_batch, len(log_p))):
-            advantage = batch["advantages"][i].double()
-            for t in range(int(batch["completion_mask"][i].sum())):
-                ratio = (log_p[i, t] - old[i, t].double()).exp()
-                clipped = ratio.clamp(1 - cell.clip, 1 + cell.clip)
-                loss = torch.max(-advantage * ratio, -advantage * clipped)
-                if advantage < 0:
-                    loss = torch.min(loss, -advantage * cell.dual_clip)
-                if cell.kl:
-                    with torch.no_grad():
-                        log_ref = base[i, t]
-                    gap = log_ref - log_p[i, t]
-                    loss = loss + cell.kl * (gap.exp() - gap - 1)
-                numerator, tokens = numerator + loss, tokens + 1
-        total, parts = total + numerator / tokens, parts + 1
-    return total / parts
-
-
-CASES = [
-    (advantages, kl, off_policy, micro_batch)
-    for advantages in ([1.0, 0.0, 1.0, 0.0], [0.5, -1.5, 0.5, 0.5])
-    for kl in (0.0, 0.3)
-    for off_policy in (False, True)
-    for micro_batch in (2, 3, 4)
-]
-
-
-@pytest.mark.parametrize(("advantages", "kl", "off_policy", "micro_batch"), CASES)
-def test_loss_and_gradient_equal_a_float64_computation(
-    trainer_of, advantages, kl, off_policy, micro_batch
-):
-    trainer = trainer_of(batch=4, kl=kl, micro_batch=micro_batch)
-    model = trainer.policy.model
-    with torch.no_grad():  # away from the reference, so that the KL and its gradient are not zero
-        for parameter in model.parameters():
-            parameter += 0.02 * torch.randn(
-                parameter.shape, generator=torch.Generator().manual_seed(2)
-            )
-    batch = hand_made(trainer, advantages, off_policy)
-    twin = copy.deepcopy(model)
-    twin.__dict__.pop("forward", None)
-    twin = twin.double()
-    base = None
-    if kl:
-        base = log_probabilities(trainer.ref_model, batch).double().detach()
-        batch["ref_per_token_logps"] = base.float()
-    model.train()
-    trainer.current_gradient_accumulation_steps = trainer.args.steps_per_generation
-    loss = trainer._compute_loss(model, batch)
-    loss.backward()
-    expected = reference_loss(twin, base, batch, trainer.cell)
-    expected.backward()
-    assert loss.item() == pytest.approx(expected.item(), rel=2e-5, abs=1e-6)
-    ours = torch.cat([p.grad.flatten().double() for p in model.parameters()])
-    theirs = torch.cat([p.grad.flatten() for p in twin.parameters()])
-    assert theirs.norm() > 0
-    assert (ours - theirs).norm() / theirs.norm() < 1e-4
+    trainer._update_rows = spy
+    return seen
 
 
 def test_rows_per_pass_changes_memory_and_not_the_update(tiny, tmp_path):
     """The weights after two rounds, with all rows in one pass and with two rows in each."""
+    from safetensors.torch import load_file
+
     from workers.run import run_cell
 
     made, norms = [], []
     for rows in (16, 2):
         cell = tiny(batch=16, rounds=2, micro_batch=4, rows_per_pass=rows, lr=1e-3)
         run_cell(cell, tmp_path / str(rows), lambda progress: None, tmp_path / "shared")
-        from safetensors.torch import load_file
-
         line = read_lines(tmp_path / str(rows) / "journal.jsonl")[1]
         norms.append(line["update/grad_norm"])
         made.append(load_file(tmp_path / str(rows) / "checkpoint" / "000002" / "model.safetensors"))
@@ -180,28 +88,45 @@ class PlainTRL(GRPOTrainer):
         return self.norm
 
 
-def test_a_group_of_one_has_no_gradient_in_trl_and_the_raw_rewards_in_ours(
-    trainer_of, tiny, tmp_path
-):
-    ours = trainer_of(kl=0.0, rounds=1)
+def test_a_group_of_one_has_no_gradient_in_trl_and_the_raw_rewards_in_ours(trainer_of, tmp_path):
+    ours = trainer_of(kl="off", rounds=1)
     ours.train()
-    cell = ours.cell
-    policy = load_policy(cell)
-    half = copy.copy(ours)
-    half.policy, half.engine = policy, TransformersEngine(policy, cell)
-    half._rows = [int(i) for i in ours._rows]
+    half = copy.copy(ours)  # asks and grades as ours did, in a trainer that is TRL's own
+    half.policy = load_policy(ours.cell)
+    half.engine = TransformersEngine(half.policy, ours.cell)
     plain = PlainTRL(
-        model=policy.model,
-        args=trainer_settings(cell, 0, str(tmp_path)),
+        model=half.policy.model,
+        args=trainer_settings(ours.cell, 0, str(tmp_path)),
         reward_funcs=half._reward,
         train_dataset=ours.train_dataset,
-        processing_class=policy.tokenizer,
+        processing_class=half.policy.tokenizer,
         rollout_func=half._rollout,
     )
     plain.train()
     assert 0 < ours.round.metrics["train/reward"] < 1, "the round must hold right and wrong answers"
     assert ours.round.metrics["update/grad_norm"] > 0
     assert plain.norm == 0
+
+
+def test_ours_and_plain_trl_agree_where_both_compute_the_same(trainer_of, tmp_path):
+    """Groups centred but not scaled, tokens averaged over the batch: the same gradient norm."""
+    settings = {"batch": 4, "rollouts": 4, "advantage": "mean_centered", "kl": 0.05}
+    ours = trainer_of(**settings, aggregation="token_mean", rounds=1)
+    ours.train()
+    half = copy.copy(ours)
+    half.policy = load_policy(ours.cell)
+    half.engine = TransformersEngine(half.policy, ours.cell)
+    plain = PlainTRL(
+        model=half.policy.model,
+        args=trainer_settings(ours.cell, 0, str(tmp_path)),
+        reward_funcs=half._reward,
+        train_dataset=ours.train_dataset,
+        processing_class=half.policy.tokenizer,
+        rollout_func=half._rollout,
+    )
+    plain.train()
+    assert ours.round.metrics["update/grad_norm"] > 0
+    assert ours.round.metrics["update/grad_norm"] == pytest.approx(plain.norm, rel=1e-4)
 
 
 def test_a_config_for_one_rollout():
@@ -222,61 +147,206 @@ def test_verls_settings_under_trls_names(tiny):
     assert not made.use_bias_correction_kl and made.num_iterations == 1
 
 
-def test_rows_stay_in_order_so_that_micro_batches_are_verls(trainer_of):
-    trainer = trainer_of(batch=8, rows_per_pass=8, rounds=1)
-    seen: list[list[int]] = []
-    kept = trainer._compute_loss
-
-    def spy(model: Any, inputs: dict[str, Any]) -> Tensor:
-        seen.extend(
-            row[mask.bool()].tolist()
-            for row, mask in zip(inputs["completion_ids"], inputs["completion_mask"], strict=True)
-        )
-        return kept(model, inputs)
-
-    trainer._compute_loss = spy
+def test_micro_batches_are_of_neighbours_in_the_order_asked(trainer_of):
+    """verl's order: so a row's weight is one over its own micro-batch's tokens."""
+    trainer = trainer_of(batch=8, micro_batch=2, rounds=1)
+    seen = spied(trainer)
     trainer.train()
-    assert seen == [response.ids for response in trainer._responses]
+    (rows,) = seen
+    assert [row.ids_T.tolist() for row in rows] == [r.ids for r in trainer._responses]
+    for first, second in zip(rows[::2], rows[1::2], strict=True):
+        expected = 1 / (len(first.ids_T) + len(second.ids_T)) / 4
+        for weight in (*first.weights_T.tolist(), *second.weights_T.tolist()):
+            assert weight == pytest.approx(expected)
 
 
-def test_replayed_rewards_join_the_group(trainer_of):
-    trainer = trainer_of(batch=2, replay=2, advantage="grpo")
-    trainer.round.number = 5
-    trainer._rows = [0, 1]
-    first = trainer.questions[0].id
-    trainer.replay.add(first, 1, [0.0])
-    trainer.replay.add(first, 3, [1.0])
-    made = trainer._advantages(torch.tensor([[1.0], [1.0]]))
-    group = np.array([1.0, 1.0, 0.0])
-    assert made[0].item() == pytest.approx((1 - group.mean()) / group.std(ddof=1), rel=1e-5)
-    assert made[1].item() == 1  # a group of one: the singleton rule
-    assert trainer.round.metrics["groups/effective_size"] == 2
-    assert trainer.round.metrics["groups/singletons"] == 0.5
-    assert trainer.replay.recent(first, 6)[0].round == 5
+def test_replayed_rewards_join_the_group_in_baseline_mode(trainer_of):
+    """tiny-sums has 512 questions: with 256 a round, round 3 asks those of round 1 again."""
+    trainer = trainer_of(batch=256, replay=2, advantage="grpo", rounds=3, replay_max_age=None)
+    told: list[Tensor] = []
+    kept = trainer._advantages
+    trainer._advantages = lambda groups: told.append((groups, made := kept(groups))) or made
+    seen = spied(trainer)
+    trainer.train()
+    assert [len(rows) for rows in seen] == [256] * 3, "fresh rollouts alone take gradient"
+    groups, advantages_P_G = told[2]
+    assert groups.mask_P_G.sum(1).tolist() == [2] * 256
+    first = [(r.reward, r.round) for r in groups.rollouts_P[0]]
+    assert [at for _, at in first] == [3, first[1][1]] and first[1][1] in (1, 2)
+    rewards = np.array([reward for reward, _ in first])
+    expected = (rewards[0] - rewards.mean()) / (rewards.std(ddof=1) + 1e-6)
+    assert advantages_P_G[0, 0].item() == pytest.approx(expected, abs=1e-6)
+    metrics = trainer.round.metrics
+    assert metrics["groups/effective_size"] == 2 and metrics["groups/singletons"] == 0
+    assert 1 <= metrics["replay/age_mean"] <= metrics["replay/age_max"] == 2
+    assert groups.rollouts_P[0][1].ids_T is None, "baseline mode keeps no tokens"
+
+
+@pytest.mark.parametrize("updates", [1, 2])
+def test_replayed_rollouts_take_gradient_in_train_mode(trainer_of, updates):
+    trainer = trainer_of(
+        batch=256, replay=1, advantage="rloo", rounds=3, replay_mode="train", lr=1e-3,
+        updates_per_round=updates,
+    )  # fmt: skip
+    seen = spied(trainer)
+    trainer.train()
+    assert len(seen[0]) == 256 // updates, "nothing is there to replay yet"
+    last = [row for rows in seen[-updates:] for row in rows]
+    assert len(last) == 512 and sum(row.replayed for row in last) == 256
+    assert all(row.log_old_T is not None and row.log_ref_T is not None for row in last)
+    order = [row.replayed for row in last]
+    assert order == [False, True] * 256, "a query's fresh rollouts, then its replayed"
+    metrics = trainer.round.metrics
+    assert metrics["replay/ratio_mean"] == pytest.approx(1, abs=0.3)
+    assert metrics["replay/ratio_sd"] > 0.01, "the policy has moved since they were written"
+    assert 0 < metrics["replay/clip_share"] < 1
+
+
+def test_the_denominator_is_the_policy_that_wrote(trainer_of):
+    """Round 1's rollouts, replayed in round 3, carry the base's log-probabilities."""
+    trainer = trainer_of(
+        batch=256, replay=1, advantage="rloo", rounds=3, replay_mode="train", lr=1e-3
+    )
+    seen = spied(trainer)
+    trainer.train()
+    base = build_trainer(trainer.cell, trainer.args.output_dir)
+    first = {tuple(row.ids_T.tolist()): row for row in seen[0]}
+    again = [row for row in seen[-1] if row.replayed and tuple(row.ids_T.tolist()) in first]
+    assert len(again) > 50
+    written = base._log_probabilities(base.model, again[:20], "behaviour")
+    matching = [
+        torch.allclose(row.log_old_T, log_p_T, atol=1e-4)
+        for row, log_p_T in zip(again[:20], written, strict=True)
+    ]
+    # round 1 wrote as the base; some of these questions may have been asked in round 2 as well
+    assert sum(matching) >= 5
+    moved = trainer._log_probabilities(trainer.model, again[:20], "behaviour")
+    assert not any(
+        torch.allclose(row.log_old_T, log_p_T, atol=1e-4)
+        for row, log_p_T in zip(again[:20], moved, strict=True)
+    )
+
+
+def test_a_limit_on_age(trainer_of):
+    settings = {"batch": 256, "replay": 1, "advantage": "grpo", "rounds": 3}
+    sizes = []
+    for limit in (None, 1):
+        trainer = trainer_of(**settings, replay_max_age=limit)
+        trainer.train()
+        sizes.append(trainer.round.metrics["groups/effective_size"])
+    assert sizes[0] == 2 and 1 <= sizes[1] < 2
+
+
+@pytest.mark.parametrize("mode", ["baseline", "train"])
+def test_replay_filled_from_the_base(trainer_of, mode):
+    trainer = trainer_of(replay=2, advantage="rloo", rounds=1, replay_mode=mode, replay_fill="base")
+    cost = trainer.fill_replay()
+    held = [trainer.replay.recent(q.id, 1) for q in trainer.questions]
+    assert [len(rollouts) for rollouts in held] == [2] * 512
+    assert cost["train/generated_tokens"] == sum(r.length for rollouts in held for r in rollouts)
+    seen = spied(trainer)
+    trainer.train()
+    metrics = trainer.round.metrics
+    assert metrics["groups/effective_size"] == 3 and metrics["replay/age_mean"] == 1
+    if mode == "train":
+        assert len(seen[0]) == 24
+        assert metrics["replay/ratio_mean"] == pytest.approx(1, abs=1e-4), "the base wrote them"
+        assert metrics["replay/clip_share"] == 0
+
+
+def test_the_old_policy_is_asked_only_where_an_update_leaves_it(trainer_of):
+    trainer = trainer_of(rounds=1)
+    trainer.train()
+    assert "behaviour" not in trainer.round.seconds
+    trainer = trainer_of(rounds=1, updates_per_round=4, lr=1e-3)
+    seen = spied(trainer)
+    trainer.train()
+    assert [rows[0].log_old_T is None for rows in seen] == [True, False, False, False]
+    assert "behaviour" in trainer.round.seconds
+
+
+def test_the_running_baseline_of_a_question(trainer_of):
+    trainer = trainer_of(batch=256, rollouts=2, advantage="ema", ema_decay=0.75, rounds=4)
+    told: list[Any] = []
+    kept = trainer._advantages
+    trainer._advantages = lambda groups: told.append((groups, made := kept(groups))) or made
+    trainer.train()
+    means: dict[str, float] = {}
+    for groups, advantages_P_G in told:
+        for p, question in enumerate(groups.questions_P):
+            rewards = [r.reward for r in groups.rollouts_P[p]]
+            baseline = means.get(question, sum(rewards) / 2)
+            expected = [reward - baseline for reward in rewards]
+            assert advantages_P_G[p].tolist() == pytest.approx(expected)
+            old = means.get(question)
+            mean = sum(rewards) / 2
+            means[question] = mean if old is None else 0.75 * old + 0.25 * mean
+    assert trainer.baselines.state() == pytest.approx(means)
 
 
 def test_a_question_drawn_twice_in_a_round_gets_rollouts_of_its_own():
-    from workers.trainer import _samples
-
     assert _samples(["a", "b", "a", "a"]) == [("a", 0), ("b", 0), ("a", 1), ("a", 2)]
 
 
-@pytest.mark.parametrize(
-    ("rows", "bound", "expected"), [(32, 5, 4), (32, 64, 32), (7, 3, 1), (12, 8, 6)]
-)
-def test_rows_per_pass_divides_an_update(tiny, rows, bound, expected):
-    assert rows_per_pass(tiny(batch=rows, rows_per_pass=bound)) == expected
+def test_evaluated_rounds_tell_entropy_and_the_second_moments_of_the_gradient(trainer_of):
+    trainer = trainer_of(batch=4, rollouts=4, advantage="grpo", rounds=2, eval={"every": 2})
+    lines = []
+    kept = trainer._generate_and_score_completions
+
+    def spy(inputs: Any) -> Any:
+        made = kept(inputs)
+        lines.append(dict(trainer.round.metrics))
+        return made
+
+    trainer._generate_and_score_completions = spy
+    trainer.train()
+    closer = {"train/entropy", "gradient/second_moment_raw", "gradient/second_moment_group"}
+    assert not closer & lines[0].keys()
+    assert closer <= lines[1].keys()
+    assert lines[1]["gradient/rollouts"] == 16
+    assert all(lines[1][name] > 0 for name in closer)
 
 
-def test_the_reference_is_the_base_and_not_the_policy(trainer_of):
-    trainer = trainer_of()
-    assert trainer.ref_model is not trainer.model
-    with torch.no_grad():
-        next(trainer.model.parameters()).add_(1.0)
-    again = load_policy(trainer.cell).model
-    for ours, base in zip(trainer.ref_model.parameters(), again.parameters(), strict=True):
-        assert torch.equal(ours, base)
+# ---- graders and rewards that fail
 
 
-def test_without_kl_there_is_no_reference(trainer_of):
-    assert trainer_of(kl="off").ref_model is None
+def test_an_answer_whose_grader_fails_is_unscored_and_not_wrong(trainer_of, monkeypatch, caplog):
+    strict = GRADERS["gsm8k"]
+    calls = iter(range(10**6))
+
+    def sometimes(completion: str, gold: str) -> Any:
+        if next(calls) == 2:
+            raise RuntimeError("out of paper")
+        return strict(completion, gold)
+
+    monkeypatch.setitem(GRADERS, "gsm8k", sometimes)
+    trainer = trainer_of(rounds=1, kl="off", advantage="batch_mean", batch=8)
+    told: list[Any] = []
+    kept = trainer._advantages
+    trainer._advantages = lambda groups: told.append((groups, made := kept(groups))) or made
+    trainer.train()
+    groups, advantages_P_G = told[0]
+    assert "out of paper" in caplog.text
+    assert groups.mask_P_G[:, 0].tolist() == [True, True, False] + [True] * 5
+    assert advantages_P_G[2, 0] == 0
+    assert trainer.round.metrics["train/unscored"] == 1 / 8
+    scored = groups.rewards_P_G[groups.mask_P_G]
+    assert trainer.round.metrics["train/reward"] == pytest.approx(scored.mean().item())
+
+
+def test_a_grader_that_keeps_failing_stops_the_run(trainer_of, monkeypatch):
+    def broken(completion: str, gold: str) -> Any:
+        raise RuntimeError("out of paper")
+
+    trainer = trainer_of(rounds=1)
+    monkeypatch.setitem(GRADERS, "gsm8k", broken)
+    with pytest.raises(InputError, match="grader 'gsm8k' failed on 8 of 8 answers .* max_unscored"):
+        trainer.train()
+
+
+@pytest.mark.parametrize("value", [1.5, -0.1, float("nan"), float("inf")])
+def test_a_reward_that_is_no_number_in_0_to_1_is_refused(trainer_of, monkeypatch, value):
+    trainer = trainer_of(rounds=1)
+    monkeypatch.setitem(REWARDS, "correct", lambda grade: value)
+    with pytest.raises(InputError, match=r"reward 'correct' gave .* a number in \[0, 1\]"):
+        trainer.train()

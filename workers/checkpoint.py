@@ -1,14 +1,15 @@
 """Checkpoints of a cell: weights, optimiser state, replay, round; written whole or not at all.
 
 A checkpoint is a folder named by its round, made under another name and renamed when complete. The
-weights are an ordinary model folder that others can load; the optimiser's state is read without
-unpickling code (`weights_only`). The last two are kept. Leaves out the prompt order and sampling,
-which need no state (`sampling.py`), and the reference model, which is the base.
+weights are an ordinary model folder that others can load; the optimiser's state and the replay are
+read without unpickling code (`weights_only`). The last two are kept. Leaves out the prompt order
+and sampling, which need no state (`sampling.py`), and the reference model, which is the base.
 """
 
 from __future__ import annotations
 
 import logging
+import os
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,11 +20,12 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
+from grids.errors import InputError
 from grids.paths import read_json, write_json
 
 logger = logging.getLogger(__name__)
 
-STATE = "state.json"
+MARK, MEMORY, OPTIMIZER = "state.json", "memory.pt", "optimizer.pt"
 KEPT = 2
 
 
@@ -35,22 +37,27 @@ DAMAGE = (
 )  # fmt: skip
 
 
+# What a failed write raises.
+WRITING = (OSError, RuntimeError, SafetensorError)
+
+
 @dataclass(frozen=True)
 class Checkpoint:
-    """A whole checkpoint, read."""
+    """A whole checkpoint, read; `memory` is what the trainer remembers of earlier rounds."""
 
     folder: Path
     round: int
     weights: dict[str, Any]
     optimizer: dict[str, Any]
-    state: dict[str, Any]
+    memory: dict[str, Any]
 
 
 def latest(directory: Path, key: str) -> Checkpoint | None:
     """The newest checkpoint of the cell `key` that can be read whole; None where there is none.
 
     A damaged one is named in a warning and passed over for the one before it. Raises `ValueError`
-    where all are damaged: training from the start again must be asked for.
+    where all are damaged: training from the start again must be asked for. Raises `InputError` for
+    a checkpoint of another cell: somebody put it there.
     """
     folders = _complete(directory)
     for folder in folders[::-1]:
@@ -64,30 +71,65 @@ def latest(directory: Path, key: str) -> Checkpoint | None:
 
 
 def _read(folder: Path, key: str) -> Checkpoint:
-    saved = read_json(folder / STATE) or {}
-    if saved["key"] != key:
-        raise ValueError(f"it is of another cell, {saved['key']}")
+    mark = read_json(folder / MARK) or {}
+    if mark["key"] != key:
+        raise InputError(
+            f"{folder} is a checkpoint of another cell, {mark['key']}, not of {key}; move it back "
+            "to its own cell's folder"
+        )
     weights: dict[str, Any] = {}
     for part in sorted(folder.glob("*.safetensors")):
         weights |= load_file(part)
-    optimizer = torch.load(folder / "optimizer.pt", map_location="cpu", weights_only=True)
-    return Checkpoint(folder, int(saved["round"]), weights, optimizer, saved["state"])
+    optimizer, memory = (
+        torch.load(folder / name, map_location="cpu", weights_only=True)
+        for name in (OPTIMIZER, MEMORY)
+    )
+    return Checkpoint(folder, int(mark["round"]), weights, optimizer, memory)
 
 
 def save(
-    directory: Path, round: int, key: str, model: Any, optimizer: Any, state: dict[str, Any]
+    directory: Path, round: int, key: str, model: Any, optimizer: Any, memory: dict[str, Any]
 ) -> None:
-    """Write the checkpoint of a round and take away all but the last two."""
+    """Write the checkpoint of a round and take away all but the last two.
+
+    Raises `OSError`, naming the folder and what is still there, where it cannot be written (a full
+    disk): nothing is left of it, and the checkpoints before it are as they were.
+    """
     folder = directory / f"{round:06d}"
     scratch = directory / f".{folder.name}"
     shutil.rmtree(scratch, ignore_errors=True)
-    scratch.mkdir(parents=True)
-    model.save_pretrained(scratch, safe_serialization=True)
-    torch.save(optimizer.state_dict(), scratch / "optimizer.pt")
-    write_json(scratch / STATE, {"round": round, "key": key, "state": state})
+    try:
+        scratch.mkdir(parents=True)
+        model.save_pretrained(scratch, safe_serialization=True)
+        torch.save(optimizer.state_dict(), scratch / OPTIMIZER)
+        torch.save(memory, scratch / MEMORY)
+        write_json(scratch / MARK, {"round": round, "key": key})
+        _sync(scratch)
+    except WRITING as error:  # torch and safetensors have exceptions of their own for a full disk
+        shutil.rmtree(scratch, ignore_errors=True)
+        raise OSError(_not_written(folder, error)) from error
     shutil.rmtree(folder, ignore_errors=True)
     scratch.rename(folder)
     prune(directory, KEPT)
+
+
+def _sync(folder: Path) -> None:
+    """All of a folder's files on the disk itself, before its name says that it is whole."""
+    for path in [*folder.iterdir(), folder]:
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def _not_written(folder: Path, error: Exception) -> str:
+    kept = _complete(folder.parent)
+    last = f"the last is {kept[-1]}" if kept else "there is none before it"
+    return (
+        f"cannot write the checkpoint {folder}: {error}; {last}. "
+        "Free space, or mend the folder, and run again"
+    )
 
 
 def prune(directory: Path, kept: int, after: int | None = None) -> None:
@@ -110,4 +152,4 @@ def restore(checkpoint: Checkpoint, model: Any, optimizer: Any) -> None:
 
 def _complete(directory: Path) -> list[Path]:
     """Complete checkpoints, oldest first: what is being written has a hidden name."""
-    return sorted(p for p in directory.glob("[0-9]*") if (p / STATE).is_file())
+    return sorted(p for p in directory.glob("[0-9]*") if (p / MARK).is_file())

@@ -15,10 +15,13 @@ from grids import outcome
 from grids.cell import Cell
 from workers.data import Question, Questions
 from workers.engine import Response, TransformersEngine
-from workers.grading import GRADERS
+from workers.grading import Grade
 from workers.sampling import fixed_subset, uniforms
+from workers.scoring import check_unscored, grade
 
 Rows = list[dict[str, Any]]
+
+WRONG = Grade(correct=False, parsed=False, answer=None)
 
 
 @dataclass(frozen=True)
@@ -78,25 +81,31 @@ class Evaluator:
         told = {(q.id, k): r for (q, k), r in zip(asked, made, strict=True)}
         about = {"phase": phase, "round": round, "split": split}
         about["decoding"] = "sampled" if sampled else "greedy"
-        return [
+        rows = [
             about | self._row(q, k, told.get((q.id, k))) for q in questions for k in range(samples)
         ]
+        failed = sum(row["correct"] != row["correct"] for row in rows)  # NaN alone differs
+        check_unscored(failed, len(rows), cell)
+        return rows
 
     def _row(self, question: Question, sample: int, response: Response | None) -> dict[str, Any]:
-        """A graded answer; a question too long to be asked is wrong, unparsed and empty."""
-        text, grade, lenient = "", None, None
+        """A graded answer, `correct` NaN where its grader failed; a question too long to be asked
+        is wrong, unparsed and empty."""
+        text = ""
+        strict: Grade | None = WRONG
+        lenient: Grade | None = WRONG
         if response is not None:
             tokenizer = self.engine.policy.tokenizer
             text = tokenizer.decode(response.ids, skip_special_tokens=True)
-            grade = GRADERS[self.cell.grader](text, question.gold)
-            if (flexible := self.cell.flexible_grader) is not None:
-                lenient = GRADERS[flexible](text, question.gold)
+            strict = grade(self.cell.grader, text, question.gold)
+            flexible = self.cell.flexible_grader
+            lenient = grade(flexible, text, question.gold) if flexible else None
         return {
             "question": question.id,
             "sample": sample,
-            "correct": float(grade.correct) if grade else 0.0,
-            "flexible": float(lenient.correct) if lenient else (0.0 if grade is None else np.nan),
-            "parsed": bool(grade and grade.parsed),
+            "correct": float(strict.correct) if strict else np.nan,
+            "flexible": float(lenient.correct) if lenient else np.nan,
+            "parsed": bool(strict and strict.parsed),
             "truncated": bool(response and response.truncated),
             "tokens": len(response.ids) if response else 0,
             "completion": text,
@@ -114,6 +123,8 @@ class Evaluator:
             if split == "test":
                 columns = ("parsed", "truncated", "tokens")
                 means |= {f"test/{name}{suffix}": _mean(chosen, name) for name in columns}
+                unscored = [float(np.isnan(row["correct"])) for row in chosen]
+                means[f"{outcome.TEST_UNSCORED}{suffix}"] = float(np.mean(unscored))
         return means
 
     def _by_seen(self, rows: Rows, seen: set[int] | None) -> dict[str, float]:
@@ -130,4 +141,6 @@ class Evaluator:
 
 
 def _mean(rows: Rows, column: str) -> float:
-    return float(np.mean([row[column] for row in rows]))
+    """Over the answers that have a value: an unscored one is neither right nor wrong."""
+    values = [row[column] for row in rows]
+    return float(np.nanmean(values)) if not np.isnan(values).all() else np.nan

@@ -1,8 +1,10 @@
-"""How token losses become one number: AGGREGATIONS, name -> weights of tokens. Pure functions.
+"""How token losses become one number, and what is added to them. Pure functions.
 
-Every aggregation is a weighted sum of token losses with weights that depend on lengths alone. So
-they are computed once for an update, and how many rows share a forward pass changes memory and
-speed, not the result beyond rounding. Leaves out the token loss itself, which is TRL's.
+AGGREGATIONS: name -> weights of tokens. Every aggregation is a weighted sum of token losses with
+weights that depend on lengths alone. So they are computed once for an update, over all of its rows,
+and which rows share a forward pass changes memory and speed, not the result beyond rounding.
+KLS: name -> estimate of the KL from the base, by token. Leaves out the policy's token loss, which
+is TRL's.
 """
 
 from __future__ import annotations
@@ -13,12 +15,18 @@ import torch
 from torch import Tensor
 
 Aggregation = Callable[[Tensor, int, int], Tensor]
+KL = Callable[[Tensor, Tensor], Tensor]
+
+# verl's bounds of k3 (core_algos.kl_penalty_forward): of the log-ratio, and of the estimate.
+K3_LOG_RATIO, K3_LARGEST = 20.0, 10.0
 
 
 def token_mean_micro_batch(mask_N_T: Tensor, micro_batch: int, max_response: int) -> Tensor:
     """Mean over the tokens of each micro-batch of rows, then over micro-batches (verl's default).
 
-    A last micro-batch with fewer rows counts like the others. TRL calls it `bnpo`.
+    A last micro-batch with fewer rows counts like the others, and a token of a short micro-batch
+    counts more than one of a long: so, alone of the four, it depends on the size of micro-batches.
+    TRL calls it `bnpo`.
     """
     weights_N_T = torch.zeros_like(mask_N_T)
     parts = mask_N_T.split(micro_batch)
@@ -52,3 +60,46 @@ AGGREGATIONS: dict[str, Aggregation] = {
     "seq_mean_token_mean": seq_mean_token_mean,
     "seq_mean_token_sum": seq_mean_token_sum,
 }
+
+
+def k1(log_p: Tensor, log_ref: Tensor) -> Tensor:
+    """log p - log ref: unbiased, of any sign (Schulman, "Approximating KL Divergence", 2020).
+
+    As a term of the loss its gradient is that of log p: where the update is on-policy, zero in
+    expectation.
+    """
+    return log_p - log_ref
+
+
+def k2(log_p: Tensor, log_ref: Tensor) -> Tensor:
+    """(log p - log ref)^2 / 2: biased, never negative (Schulman 2020)."""
+    return (log_p - log_ref).square() / 2
+
+
+def k3(log_p: Tensor, log_ref: Tensor) -> Tensor:
+    """ref / p - 1 - log(ref / p): unbiased, never negative (Schulman 2020; GRPO, eq. 4).
+
+    Bounded as in verl: the log-ratio to +-20, the estimate to 10.
+    """
+    log_ratio = (log_ref - log_p).clamp(-K3_LOG_RATIO, K3_LOG_RATIO)
+    return (log_ratio.exp() - log_ratio - 1).clamp(-K3_LARGEST, K3_LARGEST)
+
+
+KLS: dict[str, KL] = {"k1": k1, "k2": k2, "k3": k3}
+
+
+def clipped(
+    ratio: Tensor, advantages: Tensor, low: float, high: float, dual: float | None
+) -> Tensor:
+    """Where the clip takes the gradient away (PPO, arXiv 1707.06347, eq. 7; dual: 1912.09729).
+
+    Args:
+        ratio: policy now over the policy that sampled, by token.
+        advantages: of the same shape, or one that broadcasts to it.
+        low: tokens with a negative advantage lose their gradient below 1 - low.
+        high: tokens with a positive one lose it above 1 + high.
+        dual: tokens with a negative one lose it above this too; None: no dual clip.
+    """
+    negative, positive = advantages < 0, advantages > 0
+    cut = (negative & (ratio < 1 - low)) | (positive & (ratio > 1 + high))
+    return cut if dual is None else cut | (negative & (ratio > dual))

@@ -96,12 +96,9 @@ class _Run:
         claim.refuse_a_shorter_run(self.cell, self.paths, self.start)
         self.journal.cut_back(self.start if found else -1)
         checkpoint.prune(self.paths.checkpoint, checkpoint.KEPT, after=self.start)
-        if not (lines := self.journal.rounds()):
-            self._write_line(0, self.base.metrics, None)
-        elif outcome.TEST_PASS not in lines[0]:
-            self.journal.score(0, self.base.metrics)
         with tempfile.TemporaryDirectory(prefix="banditgrid-") as scratch:
             trainer = self._trainer(found, scratch)
+            self._begin(trainer)
             self._catch_up()
             if self.start < self.cell.rounds:
                 trainer.train()
@@ -116,9 +113,24 @@ class _Run:
         if found is not None:
             trainer.create_optimizer()
             checkpoint.restore(found, self.policy.model, trainer.optimizer)
-            trainer.replay.load(found.state["replay"])
+            trainer.recall(found.memory)
         self.saved_at, self.began = time.monotonic(), time.monotonic()
         return trainer
+
+    def _begin(self, trainer: BanditTrainer) -> None:
+        """The line of round 0; before it, what must be drawn from the base beforehand."""
+        if lines := self.journal.rounds():
+            if outcome.TEST_PASS not in lines[0]:
+                self.journal.score(0, self.base.metrics)
+            return
+        cost: dict[str, float] = {}
+        fill = self.cell.replay > 0 and self.cell.replay_fill == "base"
+        if fill:
+            cost = trainer.fill_replay()
+            trainer.create_optimizer()
+        self._write_line(0, self.base.metrics | cost, None)
+        if fill:
+            self._save(trainer, 0, due=True)
 
     def _catch_up(self) -> None:
         """Score the weights that training goes on from, where they are due and are not scored.
@@ -212,15 +224,10 @@ class _Run:
         began = time.monotonic()
         wait = max(CHECKPOINT_SECONDS, self.save_seconds / CHECKPOINT_SHARE)
         if due or began - self.saved_at > wait:
-            state = {"replay": trainer.replay.state()}
             checkpoint.save(
-                self.paths.checkpoint,
-                round,
-                self.cell.key,
-                self.policy.model,
-                trainer.optimizer,
-                state,
-            )
+                self.paths.checkpoint, round, self.cell.key, self.policy.model,
+                trainer.optimizer, trainer.memory(),
+            )  # fmt: skip
             self.saved_at = time.monotonic()
             self.save_seconds = self.saved_at - began
 
@@ -265,11 +272,15 @@ class _Run:
 
 
 class _EachRound(TrainerCallback):
-    """Tells a run when the last update of a round is made."""
+    """Tells a run when the last update of a round is made, and how long updates took."""
 
     def __init__(self, run: _Run, trainer: BanditTrainer) -> None:
         self.run, self.trainer = run, trainer
         self.began = time.perf_counter()
+
+    def on_optimizer_step(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        seconds = time.perf_counter() - self.trainer.update_began
+        self.trainer.round.seconds["update"] += seconds
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> Any:
         if state.global_step % self.run.cell.updates_per_round == 0:

@@ -1,4 +1,4 @@
-"""verl's settings in TRL's names, and how many rows share a pass.
+"""verl's settings in TRL's names.
 
 Leaves out the trainer that uses them (`trainer.py`), which says why the loss is TRL's `dapo`.
 """
@@ -12,9 +12,8 @@ from trl import GRPOConfig
 
 from grids.cell import Cell
 
-# Tokens in one forward and backward pass, for tiny and for other models.
-PASS_TOKENS_TINY, PASS_TOKENS = 65536, 8192
-TINY_PARAMETERS = 1e7
+# TRL has no word for no clip: a width that no ratio reaches.
+NO_CLIP = 1e9
 
 
 @dataclass
@@ -32,14 +31,15 @@ class OneRolloutConfig(GRPOConfig):
 
 
 def trainer_settings(cell: Cell, start: int, output_dir: str) -> OneRolloutConfig:
-    """The rounds after `start` of a cell, as TRL is told of them."""
-    per_pass = rows_per_pass(cell)
+    """The rounds after `start` of a cell, as TRL is told of them: what it takes for a batch is the
+    fresh rollouts of one update, which `BanditTrainer` takes in passes of its own."""
+    clip = NO_CLIP if cell.clip is None else cell.clip
     return OneRolloutConfig(
         output_dir=output_dir,
         num_generations=cell.rollouts,
         generation_batch_size=cell.generated_per_step,
-        per_device_train_batch_size=per_pass,
-        gradient_accumulation_steps=cell.rows_per_update // per_pass,
+        per_device_train_batch_size=cell.generated_per_step // cell.updates_per_round,
+        gradient_accumulation_steps=1,
         max_steps=(cell.rounds - start) * cell.updates_per_round,
         # the optimiser
         learning_rate=cell.lr, lr_scheduler_type="constant", warmup_steps=0, optim="adamw_torch",
@@ -47,7 +47,7 @@ def trainer_settings(cell: Cell, start: int, output_dir: str) -> OneRolloutConfi
         max_grad_norm=cell.max_grad_norm,
         # the loss; without a clip there is none of any kind
         loss_type="dapo", beta=cell.kl, use_bias_correction_kl=False, scale_rewards="none",
-        epsilon=_clip(cell.clip), epsilon_high=_clip(cell.clip_high or cell.clip),
+        epsilon=clip, epsilon_high=cell.clip_high or clip,
         delta=cell.dual_clip if cell.clip else None, temperature=cell.temperature,
         vllm_importance_sampling_correction=False, mask_truncated_completions=False,
         max_completion_length=cell.max_response, disable_dropout=True, entropy_coef=0.0,
@@ -59,17 +59,3 @@ def trainer_settings(cell: Cell, start: int, output_dir: str) -> OneRolloutConfi
         dataloader_pin_memory=False, save_strategy="no", eval_strategy="no",
         logging_strategy="no", report_to="none", disable_tqdm=True,
     )  # fmt: skip
-
-
-def rows_per_pass(cell: Cell) -> int:
-    """Rows in one forward and backward pass: a divisor of an update's rows, bounded by memory."""
-    tiny = 0 < cell.model_spec.parameters < TINY_PARAMETERS
-    longest = cell.max_prompt + cell.max_response
-    bound = cell.rows_per_pass or max(1, (PASS_TOKENS_TINY if tiny else PASS_TOKENS) // longest)
-    rows = cell.rows_per_update
-    return max(d for d in range(1, min(bound, rows) + 1) if rows % d == 0)
-
-
-def _clip(width: float | None) -> float:
-    """TRL has no word for no clip: a width that no ratio reaches."""
-    return 1e9 if width is None else width

@@ -1,27 +1,21 @@
-"""BanditTrainer: TRL's GRPOTrainer with one rollout a query allowed, and our estimator hooked in.
+"""BanditTrainer: what a round of TRL's GRPOTrainer trains on, one rollout a query allowed.
 
-What is TRL's stays TRL's: the training loop, log-probabilities, ratio, clip, KL and optimiser step.
 Ours, each through a documented seam and by editing what `super()` returns:
 
 - sampling (`rollout_func`), so that a rollout depends on its own random numbers alone;
-- advantages (`_generate_and_score_completions`), from `ADVANTAGES` over fresh and replayed rewards;
-- aggregation: the weights of `AGGREGATIONS` travel as TRL's `tool_mask`, which its `dapo` loss
-  multiplies every token loss by, with a normaliser of one;
-- row order: TRL shuffles rows before it splits them; verl does not, and micro-batches are part of
-  the result, so the shuffle is undone beforehand.
+- the rows of each update (`_generate_and_score_completions`): advantages from `ADVANTAGES` over
+  fresh and replayed rewards, replayed rows in train mode, without the rows that have no gradient.
 
-Left out: evaluation, checkpoints and the journal (`run.py`).
+Left out: how an update is computed (`pass_trainer.py`), evaluation, checkpoints and the journal
+(`run.py`).
 """
 
 from __future__ import annotations
 
-import time
 from collections import defaultdict
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
 from typing import Any
 
-import numpy as np
 import torch
 from datasets import Dataset
 from torch import Tensor
@@ -32,26 +26,18 @@ from grids.cell import Cell
 from workers.advantages import ADVANTAGES, Context
 from workers.data import Question
 from workers.engine import Response, TransformersEngine
-from workers.grading import GRADERS, Grade
-from workers.losses import AGGREGATIONS
+from workers.groups import Groups, RunningBaselines
 from workers.models import Policy
-from workers.replay import ReplayBuffer
-from workers.rewards import REWARDS
-from workers.sampling import generator, prompt_stream, uniforms
+from workers.pass_trainer import PassTrainer
+from workers.passes import Row, token_weights
+from workers.replay import ReplayBuffer, Rollout
+from workers.round import Round, second_moments
+from workers.sampling import prompt_stream, uniforms
+from workers.scoring import Scored, score
 from workers.settings import trainer_settings
 
 
-@dataclass
-class Round:
-    """What one round leaves for the journal."""
-
-    number: int
-    metrics: dict[str, float] = field(default_factory=dict)
-    seconds: dict[str, float] = field(default_factory=lambda: defaultdict(float))
-    rollouts: list[dict[str, Any]] = field(default_factory=list)
-
-
-class BanditTrainer(GRPOTrainer):
+class BanditTrainer(PassTrainer):
     """One cell's learning step.
 
     Args:
@@ -72,17 +58,17 @@ class BanditTrainer(GRPOTrainer):
         start: int,
         output_dir: str,
     ) -> None:
-        self.cell, self.policy, self.engine, self.questions = cell, policy, engine, train
-        self.replay = ReplayBuffer(cell.replay, cell.replay_max_age)
-        self.round = Round(start)
-        # TRL loads the reference from the path that the model's config names: the base.
-        policy.model.config._name_or_path = str(policy.folder)
+        self.cell, self.engine, self.questions = cell, engine, train
+        replays = cell.replay_mode == "train"
+        self.replay = ReplayBuffer(cell.replay, cell.replay_max_age, tokens=replays)
+        self.baselines = RunningBaselines(cell.ema_decay if cell.advantage == "ema" else None)
+        self.round = Round(start, cell)
         super().__init__(
-            model=policy.model,
+            cell,
+            policy,
             args=trainer_settings(cell, start, output_dir),
             reward_funcs=self._reward,
             train_dataset=self._prompts(start),
-            processing_class=policy.tokenizer,
             rollout_func=self._rollout,
         )
 
@@ -98,148 +84,144 @@ class BanditTrainer(GRPOTrainer):
 
         return Dataset.from_dict({"question": stream}).with_transform(looked_up)
 
-    # ---- generation
+    def memory(self) -> dict[str, Any]:
+        """What later rounds need of earlier ones beside the weights, for a checkpoint."""
+        return {"replay": self.replay.state(), "baselines": self.baselines.state()}
+
+    def recall(self, memory: dict[str, Any]) -> None:
+        """Take a checkpoint's memory in place of one's own."""
+        self.replay.load(memory["replay"])
+        self.baselines.load(memory["baselines"])
+
+    # ---- rollouts
 
     def _rollout(self, prompts: list[str], trainer: GRPOTrainer) -> dict[str, Any]:
-        """TRL's `rollout_func`: responses to the questions of `self._rows`."""
-        cell, began = self.cell, time.perf_counter()
-        asked = [self.questions[i] for i in self._rows]
-        names = _samples([q.id for q in asked])
-        numbers = uniforms(cell.seed, "train", self.round.number, names, cell.max_response)
-        prompt_ids = [list(q.prompt_ids) for q in asked]
-        self._responses: list[Response] = self.engine.generate(
-            prompt_ids, cell.max_response, numbers, cell.temperature
-        )
-        self.round.seconds["generate"] += time.perf_counter() - began
+        """TRL's `rollout_func`: responses to the questions of `self._asked`."""
+        with self.round.timed("generate"):
+            self._responses = self._drawn("train", self.round.number, self._asked)
+        prompt_ids = [list(q.prompt_ids) for q in self._asked]
         completions = [response.ids for response in self._responses]
         return {"prompt_ids": prompt_ids, "completion_ids": completions, "logprobs": None}
 
-    def _reward(self, completions: list[str], question: list[int], **_: Any) -> list[float]:
-        """TRL's reward function: grades, kept for the journal, and their rewards."""
-        grader, reward = GRADERS[self.cell.grader], REWARDS[self.cell.reward]
-        golds = [self.questions[i].gold for i in question]
-        self._grades: list[Grade] = [grader(c, g) for c, g in zip(completions, golds, strict=True)]
-        self._texts = completions
-        return [reward(grade) for grade in self._grades]
-
-    def _calculate_rewards(self, *args: Any, **kwargs: Any) -> Tensor:
-        rewards_N_F: Tensor = super()._calculate_rewards(*args, **kwargs)
-        self._rewards_N = rewards_N_F[:, 0]
-        return rewards_N_F
-
-    def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
-        self.round = Round(self.round.number + 1)
-        self._metrics["train"].clear()
-        self._rows = [row["question"] for row in inputs]
-        batch: dict[str, Any] = super()._generate_and_score_completions(inputs)
-        rewards_P_n = self._rewards_N.view(-1, self.cell.rollouts)
-        batch["advantages"] = self._advantages(rewards_P_n).reshape(-1)
-        batch["tool_mask"] = self._token_weights(batch["completion_mask"].float())
-        batch["num_items_in_batch"] = torch.tensor(float(self.cell.updates_per_round))
-        self._note_rollouts(rewards_P_n, batch["advantages"])
-        return _unshuffled(batch, self.cell.seed, self.round.number)
-
-    # ---- advantages and weights
-
-    def _advantages(self, rewards_P_n: Tensor) -> Tensor:
-        """Advantages of the fresh rollouts, shape (P, n), from groups that replay has joined."""
+    def _drawn(self, purpose: str, round: int, asked: Sequence[Question]) -> list[Response]:
         cell = self.cell
-        rewards_P_G, mask_P_G, ages_P_G = self._groups(rewards_P_n)
-        context = Context(cell.singleton, fresh_P_G=ages_P_G == 0, ages_P_G=ages_P_G)
-        advantages_P_G = ADVANTAGES[cell.advantage](rewards_P_G, mask_P_G, context=context)
-        self._note_groups(rewards_P_n, mask_P_G)
-        for i, rewards in zip(self._queries(), rewards_P_n.tolist(), strict=True):
-            self.replay.add(self.questions[i].id, self.round.number, rewards)
-        return advantages_P_G[:, : cell.rollouts]
+        names = _samples([q.id for q in asked])
+        numbers = uniforms(cell.seed, purpose, round, names, cell.max_response)
+        prompts = [q.prompt_ids for q in asked]
+        return self.engine.generate(prompts, cell.max_response, numbers, cell.temperature)
 
-    def _groups(self, rewards_P_n: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Rewards, mask and ages of shape (P, n + m): fresh columns first, then replayed."""
-        count = len(rewards_P_n)
-        replayed_P_m = rewards_P_n.new_zeros(count, self.cell.replay)
-        ages_P_m = torch.zeros(count, self.cell.replay, dtype=torch.long)
-        for row, i in enumerate(self._queries()):
-            past = self.replay.recent(self.questions[i].id, self.round.number)
-            for column, sample in enumerate(past):
-                replayed_P_m[row, column] = sample.reward
-                ages_P_m[row, column] = self.round.number - sample.round
-        ages_P_m = ages_P_m.to(rewards_P_n.device)
-        fresh_P_n = torch.zeros_like(rewards_P_n, dtype=torch.long)
-        ages_P_G = torch.cat([fresh_P_n, ages_P_m], dim=1)
-        mask_P_G = torch.cat([fresh_P_n == 0, ages_P_m > 0], dim=1)
-        return torch.cat([rewards_P_n, replayed_P_m], dim=1), mask_P_G, ages_P_G
+    def _reward(self, completions: list[str], **_: Any) -> list[float | None]:
+        """TRL's reward function; None, as TRL has it, where an answer could not be scored."""
+        self._scored: Scored = score(completions, self._asked, self.cell)
+        return [None if reward != reward else reward for reward in self._scored.rewards]
 
-    def _queries(self) -> list[int]:
-        """Index of each query of the round; its n rollouts are neighbours."""
-        return self._rows[:: self.cell.rollouts]
+    def fill_replay(self) -> dict[str, float]:
+        """Fill replay with rollouts of the policy as it is, which must be the base, for every
+        train question; returns what that cost, as metrics of round 0."""
+        cell, tokens, count = self.cell, 0, max(1, 4096 // self.cell.replay)
+        for start in range(0, len(self.questions), count):
+            part = self.questions[start : start + count]
+            asked = [question for question in part for _ in range(cell.replay)]
+            responses = self._drawn("replay fill", 0, asked)
+            texts = self.policy.tokenizer.batch_decode(
+                [response.ids for response in responses], skip_special_tokens=True
+            )
+            scored = score(texts, asked, cell)
+            rollouts = self._fresh(0, asked, responses, scored)
+            self.replay.add(rollouts)
+            tokens += sum(rollout.length for rollout in rollouts)
+        return {outcome.GENERATED_TOKENS: float(tokens)}
 
-    def _token_weights(self, mask_N_T: Tensor) -> Tensor:
-        """Weights of token losses, update by update, so that each update's loss is their sum."""
-        cell = self.cell
-        aggregate = AGGREGATIONS[cell.aggregation]
-        updates = mask_N_T.split(cell.rows_per_update)
-        return torch.cat([aggregate(u, cell.micro_batch, cell.max_response) for u in updates])
-
-    # ---- the update: TRL's, on passes trimmed to their own length
-
-    def _compute_loss(self, model: Any, inputs: dict[str, Any]) -> Tensor:
-        began = time.perf_counter()
-        loss: Tensor = super()._compute_loss(model, _trimmed(inputs))
-        self._sum(outcome.LOSS, loss.detach().item())
-        if "kl" in (metrics := self._metrics["train"]):
-            self._sum(outcome.KL, metrics["kl"][-1])
-        self.round.seconds["forward"] += time.perf_counter() - began
-        return loss
-
-    def _get_per_token_logps_and_entropies(self, model: Any, *args: Any, **kwargs: Any) -> Any:
-        began = time.perf_counter()
-        made = super()._get_per_token_logps_and_entropies(model, *args, **kwargs)
-        if not torch.is_grad_enabled():
-            self.round.seconds["reference"] += time.perf_counter() - began
-        return made
-
-    def _get_grad_norm(self, model: Any, grad_norm: Any = None) -> Any:
-        norm = super()._get_grad_norm(model, grad_norm=grad_norm)
-        if norm is not None:
-            largest = np.maximum(float(norm), self.round.metrics.get(outcome.GRAD_NORM, 0.0))
-            self.round.metrics[outcome.GRAD_NORM] = float(largest)  # NaN stays NaN
-        return norm
-
-    def _sum(self, name: str, value: float) -> None:
-        """A round's number as the loss weighs it: the sum over passes, the mean over updates."""
-        share = value / self.cell.updates_per_round
-        self.round.metrics[name] = self.round.metrics.get(name, 0.0) + share
-
-    # ---- what the journal gets
-
-    def _note_rollouts(self, rewards_P_n: Tensor, advantages_N: Tensor) -> None:
-        tokens = [len(response.ids) for response in self._responses]
-        rows = len(tokens)
-        self.round.metrics |= {
-            outcome.REWARD: rewards_P_n.mean().item(),
-            outcome.REWARD_SD: rewards_P_n.std().item(),
-            outcome.ADVANTAGE_MEAN: advantages_N.mean().item(),
-            outcome.PARSED: sum(grade.parsed for grade in self._grades) / rows,
-            outcome.TRUNCATED: sum(response.truncated for response in self._responses) / rows,
-            outcome.RESPONSE_TOKENS: sum(tokens) / rows,
-            outcome.GENERATED_TOKENS: float(sum(tokens)),
-            outcome.UPDATES: float(self.cell.updates_per_round),
-        }
-        first = self.questions[self._rows[0]]
-        self.round.rollouts = [
-            {"question": first.text, "gold": first.gold, "completion": self._texts[0]}
-            | {"reward": rewards_P_n.flatten()[0].item()}
+    def _fresh(
+        self, round: int, asked: Sequence[Question], responses: Sequence[Response], scored: Scored
+    ) -> list[Rollout]:
+        """Responses as rollouts; in train mode with their log-probabilities, for later rounds."""
+        ids = [torch.tensor(response.ids) for response in responses]
+        rows = [Row(q.prompt_ids, ids_T) for q, ids_T in zip(asked, ids, strict=True)]
+        none: list[Tensor | None] = [None] * len(rows)
+        kept = self.replay.tokens
+        log_p = self._log_probabilities(self.model, rows, "behaviour") if kept else none
+        with_ref = kept and self.ref_model is not None
+        log_ref = self._log_probabilities(self.ref_model, rows, "reference") if with_ref else none
+        return [
+            Rollout(q.id, round, reward, len(ids_T), ids_T, p, ref)
+            for q, reward, ids_T, p, ref in zip(
+                asked, scored.rewards, ids, log_p, log_ref, strict=True
+            )
         ]
 
-    def _note_groups(self, rewards_P_n: Tensor, mask_P_G: Tensor) -> None:
-        wrong, right = (rewards_P_n == 0).all(1), (rewards_P_n == 1).all(1)
-        sizes = mask_P_G.sum(1).float()
-        self.round.metrics |= {
-            outcome.GROUPS_ALL_WRONG: wrong.float().mean().item(),
-            outcome.GROUPS_ALL_RIGHT: right.float().mean().item(),
-            outcome.GROUPS_MIXED: (~wrong & ~right).float().mean().item(),
-            outcome.GROUP_SIZE: sizes.mean().item(),
-            outcome.SINGLETONS: (sizes == 1).float().mean().item(),
-        }
+    # ---- what a round trains on
+
+    def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
+        cell = self.cell
+        self.round = Round(self.round.number + 1, cell)
+        self._metrics["train"].clear()
+        self._asked = [self.questions[row["question"]] for row in inputs]
+        super()._generate_and_score_completions(inputs)
+        fresh = self._fresh(self.round.number, self._asked, self._responses, self._scored)
+        groups = Groups.of(fresh, self.replay, self.round.number, cell)
+        advantages_P_G = self._advantages(groups)
+        self.updates = self._update_rows(groups, advantages_P_G)
+        self.round.note_rollouts(self._asked, self._responses, self._scored)
+        self.round.note_groups(groups, advantages_P_G)
+        if self.round.evaluated:
+            self._look_closer(groups)
+        self.replay.add(fresh)
+        self.baselines.add(groups, cell.rollouts)
+        # TRL shuffles and hands out as many parts as there are updates: ours are taken in order.
+        return {"update": torch.arange(cell.updates_per_round)}
+
+    def _advantages(self, groups: Groups) -> Tensor:
+        """Advantages of shape (P, n + m), 0 where a group has no sample or an unscored one."""
+        context = Context(
+            singleton=self.cell.singleton,
+            fresh_P_G=groups.fresh_P_G,
+            ages_P_G=groups.ages_P_G,
+            lengths_P_G=groups.lengths_P_G,
+            questions_P=groups.questions_P,
+            history_P=self.baselines.of(groups),
+        )
+        estimator = ADVANTAGES[self.cell.advantage]
+        return estimator(groups.rewards_P_G, groups.mask_P_G, context=context)
+
+    def _update_rows(self, groups: Groups, advantages_P_G: Tensor) -> Iterator[list[Row]]:
+        """The rows of each update: whole groups, a query's fresh rollouts before its replayed."""
+        cell, made = self.cell, []
+        prompts = [q.prompt_ids for q in self._asked[:: cell.rollouts]]
+        advantages = advantages_P_G.tolist()
+        per_update = cell.batch // cell.updates_per_round
+        for start in range(0, cell.batch, per_update):
+            members = groups.members(range(start, start + per_update))
+            weights = token_weights([member.rollout.length for member in members], cell)
+            rows = [
+                Row(
+                    prompts[p], ids_T, advantages[p][g], weights_T,
+                    rollout.log_p_T, rollout.log_ref_T, g >= cell.rollouts,
+                )
+                for (p, g, rollout, ids_T), weights_T in zip(members, weights, strict=True)
+            ]  # fmt: skip
+            made.append(self._completed([row for row in rows if self._counts(row)], start > 0))
+        return iter(made)
+
+    def _counts(self, row: Row) -> bool:
+        """Whether a row has any gradient; without, it takes no pass, but keeps its place in the
+        denominators."""
+        kl_everywhere = self.cell.kl > 0 and not self.cell.kl_on_signal_only
+        return kl_everywhere or row.advantage != 0.0
+
+    def _look_closer(self, groups: Groups) -> None:
+        """What only evaluated rounds tell, under the policy that wrote: entropy, and what a group
+        baseline does to the gradient."""
+        rows = [
+            Row(q.prompt_ids, torch.tensor(made.ids))
+            for q, made in zip(self._asked, self._responses, strict=True)
+        ]
+        entropies_M = torch.cat(self._entropies(rows)).double()  # M tokens in all
+        self.round.metrics[outcome.ENTROPY] = entropies_M.mean().item()
+        n = self.cell.rollouts
+        grouped = [rows[start : start + n] for start in range(0, len(rows), n)]
+        with self.round.timed("look closer"):
+            self.round.metrics |= second_moments(groups, grouped, self._score_norm)
 
 
 def _samples(questions: Sequence[str]) -> list[tuple[str, int]]:
@@ -250,30 +232,3 @@ def _samples(questions: Sequence[str]) -> list[tuple[str, int]]:
         named.append((question, counted[question]))
         counted[question] += 1
     return named
-
-
-def _unshuffled(batch: dict[str, Any], seed: int, round: int) -> dict[str, Any]:
-    """Rows ordered so that the `torch.randperm` which TRL draws next puts them back in order."""
-    torch_seed = int(generator(seed, "row order", round).integers(2**62))
-    rows = len(batch["advantages"])
-    torch.manual_seed(torch_seed)
-    inverse = torch.randperm(rows).argsort()
-    torch.manual_seed(torch_seed)
-    return {
-        name: value[inverse] if isinstance(value, Tensor) and value.ndim else value
-        for name, value in batch.items()
-    }
-
-
-def _trimmed(inputs: dict[str, Any]) -> dict[str, Any]:
-    """A pass without the columns that are padding in all of its rows; the loss is the same."""
-    prompt = int(inputs["prompt_mask"].any(0).int().argmax())
-    response = int(inputs["completion_mask"].sum(1).max())
-    cut = dict(inputs)
-    for name in ("prompt_ids", "prompt_mask"):
-        cut[name] = inputs[name][:, prompt:]
-    per_token = ("completion_ids", "completion_mask", "tool_mask")
-    for name in (*per_token, "ref_per_token_logps", "old_per_token_logps"):
-        if inputs.get(name) is not None:
-            cut[name] = inputs[name][:, :response]
-    return cut

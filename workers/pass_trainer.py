@@ -1,0 +1,164 @@
+"""PassTrainer: how TRL's GRPOTrainer computes one update, in passes of our own.
+
+TRL's loss, ratio, clip, log-probabilities and optimiser step, over rows that a subclass gives
+(`passes.Row`). Ours:
+
+- passes: an update comes whole, and is taken in passes of like length;
+- aggregation: the rows' token weights travel as TRL's `tool_mask`, which its `dapo` loss multiplies
+  every token loss by, with a normaliser of one;
+- the KL (`KLS`), since TRL has only an unbounded k3;
+- log-probabilities without gradient, in wide passes, of the rows that need them alone.
+
+Left out: where rows and advantages come from (`trainer.py`).
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from trl import GRPOTrainer
+from trl.trainer import add_fused_lm_head
+
+from grids import outcome
+from grids.cell import Cell
+from workers.losses import KLS
+from workers.models import Policy
+from workers.passes import Row, packed, padded, pass_bounds
+
+
+class PassTrainer(GRPOTrainer):
+    """Takes the updates of `self.updates`, one after the other, in passes.
+
+    Args:
+        cell: whose settings count.
+        policy: the base model; it is trained in place.
+        options: everything else that GRPOTrainer takes.
+    """
+
+    updates: Iterator[list[Row]]
+
+    def __init__(self, cell: Cell, policy: Policy, **options: Any) -> None:
+        self.cell, self.policy = cell, policy
+        # TRL loads the reference from the path that the model's config names: the base.
+        policy.model.config._name_or_path = str(policy.folder)
+        super().__init__(model=policy.model, processing_class=policy.tokenizer, **options)
+        self.beta = 0.0  # TRL made the reference; the KL is ours
+        # TRL's head tells the entropy with every pass: kept for the rounds that want it.
+        self._forward_with_entropy = self.model.forward
+        add_fused_lm_head(self.model, temperature=self.temperature)
+
+    # ---- passes without gradient
+
+    @torch.no_grad()
+    def _log_probabilities(
+        self, model: Any, rows: Sequence[Row], phase: str, entropy: bool = False
+    ) -> list[Tensor]:
+        """log p of each row's tokens, in wide passes; with `entropy`, the entropy there instead."""
+        found: dict[int, Tensor] = {}
+        with self.round.timed(phase):
+            for part in self._packed(rows, gradient=False):
+                scored_N_T = self._scored_pass(model, part, entropy)[1 if entropy else 0].cpu()
+                for row, values_T in zip(part, scored_N_T, strict=True):
+                    found[id(row)] = values_T[: len(row.ids_T)]
+        return [found[id(row)] for row in rows]
+
+    def _entropies(self, rows: Sequence[Row]) -> list[Tensor]:
+        """The policy's entropy at each of the rows' tokens, nats."""
+        plain, self.model.forward = self.model.forward, self._forward_with_entropy
+        try:
+            return self._log_probabilities(self.model, rows, "look closer", entropy=True)
+        finally:
+            self.model.forward = plain
+
+    def _scored_pass(self, model: Any, rows: Sequence[Row], entropy: bool = False) -> Any:
+        made = padded(rows, self.policy.pad_id, self.accelerator.device)
+        ids = torch.cat([made["prompt_ids"], made["completion_ids"]], 1)
+        mask = torch.cat([made["prompt_mask"], made["completion_mask"]], 1)
+        length = made["completion_ids"].shape[1]
+        return super()._get_per_token_logps_and_entropies(
+            model, ids, mask, length, compute_entropy=entropy
+        )
+
+    def _packed(self, rows: Sequence[Row], gradient: bool) -> list[list[Row]]:
+        return packed(rows, *pass_bounds(self.cell, gradient))
+
+    def _score_norm(self, row: Row) -> float:
+        """|grad log p(response)|^2 over all trained weights."""
+        log_p_1_T = self._scored_pass(self.model, [row])[0]
+        trained = [p for p in self.model.parameters() if p.requires_grad]
+        gradients = torch.autograd.grad(log_p_1_T.sum(), trained, allow_unused=True)
+        return sum(g.double().square().sum().item() for g in gradients if g is not None)
+
+    def _completed(self, rows: list[Row], later: bool) -> list[Row]:
+        """Rows with what the loss needs: the reference's log-probabilities under a KL, and in the
+        later updates of a round those of the policy that sampled, which it is about to leave."""
+        if self.ref_model is not None:
+            rows = self._with(rows, self.ref_model, "reference", "log_ref_T")
+        if later:
+            rows = self._with(rows, self.model, "behaviour", "log_old_T")
+        return rows
+
+    def _with(self, rows: list[Row], model: Any, phase: str, name: str) -> list[Row]:
+        lacking = [i for i, row in enumerate(rows) if getattr(row, name) is None]
+        found = self._log_probabilities(model, [rows[i] for i in lacking], phase)
+        for i, log_p_T in zip(lacking, found, strict=True):
+            rows[i] = replace(rows[i], **{name: log_p_T})  # type: ignore[arg-type]
+        return rows
+
+    # ---- the update: TRL's loss, pass by pass
+
+    def _compute_loss(self, model: Any, inputs: dict[str, Any]) -> Tensor:
+        """The loss of the next update. All passes but the last take their backward pass here."""
+        self.update_began = time.perf_counter()
+        passes = self._packed(next(self.updates), gradient=True)
+        self.round.note_passes(passes)
+        for rows in passes[:-1]:
+            self.accelerator.backward(self._pass_loss(model, rows))
+        return self._pass_loss(model, passes[-1]) if passes else self._no_loss(model)
+
+    def _pass_loss(self, model: Any, rows: list[Row]) -> Tensor:
+        cell = self.cell
+        inputs = padded(rows, self.policy.pad_id, self.accelerator.device)
+        inputs["num_items_in_batch"] = torch.tensor(float(cell.updates_per_round))
+        loss: Tensor = super()._compute_loss(model, inputs)
+        log_p_N_T = self._log_p_N_T
+        if "ref_per_token_logps" in inputs:
+            kl_N_T = KLS[cell.kl_form](log_p_N_T, inputs["ref_per_token_logps"])
+            kl = (kl_N_T * inputs["tool_mask"]).sum()
+            self.round.add(outcome.KL, kl.item())
+            loss = loss + cell.kl * kl
+        self.round.add(outcome.LOSS, loss.item())
+        self.round.note_ratios(rows, log_p_N_T.detach(), inputs)
+        return loss
+
+    def _no_loss(self, model: Any) -> Tensor:
+        """Of an update in which no row has a gradient: the optimiser steps on one of zeros."""
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                parameter.grad = torch.zeros_like(parameter)
+        return torch.zeros((), device=self.accelerator.device, requires_grad=True)
+
+    def _get_per_token_logps_and_entropies(
+        self, model: Any, input_ids: Tensor, *args: Any, **kwargs: Any
+    ) -> Any:
+        """TRL's call. Before rewards are known it asks for the sampling policy's of every row: put
+        off, since few rows may need them. Of entropies it makes a metric that is not read."""
+        if not torch.is_grad_enabled():
+            return input_ids.new_full(input_ids.shape, torch.nan, dtype=torch.float32), None, None
+        kwargs["compute_entropy"] = False
+        made = super()._get_per_token_logps_and_entropies(model, input_ids, *args, **kwargs)
+        self._log_p_N_T = made[0]
+        return self._log_p_N_T, torch.zeros_like(self._log_p_N_T), made[2]
+
+    def _get_grad_norm(self, model: Any, grad_norm: Any = None) -> Any:
+        norm = super()._get_grad_norm(model, grad_norm=grad_norm)
+        if norm is not None:
+            largest = np.maximum(float(norm), self.round.metrics.get(outcome.GRAD_NORM, 0.0))
+            self.round.metrics[outcome.GRAD_NORM] = float(largest)  # NaN stays NaN
+        return norm

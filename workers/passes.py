@@ -1,0 +1,122 @@
+"""Rows of an update, packed into forward passes of like length. Pure functions.
+
+A pass is padded to its own longest prompt and response only, and rows of like length share one, so
+that little is computed for nothing. Token weights belong to a row (`losses.py`), so how rows are
+packed changes memory and speed, not the result beyond rounding. Leaves out the passes themselves.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from grids.cell import Cell
+from workers.losses import AGGREGATIONS
+
+# Tokens in one forward and backward pass, for tiny and for other models; a pass without gradient
+# keeps no activations and takes more.
+PASS_TOKENS_TINY, PASS_TOKENS = 65536, 8192
+WIDER_WITHOUT_GRADIENT = 4
+TINY_PARAMETERS = 1e7
+
+
+@dataclass(frozen=True)
+class Row:
+    """One response as the loss takes it.
+
+    Attributes:
+        prompt: token ids.
+        ids_T: the response's tokens.
+        advantage: one number for all of its tokens.
+        weights_T: of its token losses in the update's loss.
+        log_old_T: denominator of the ratio; None: the ratio is 1.
+        log_ref_T: log-probabilities under the base; None where there is no KL.
+        replayed: drawn in an earlier round.
+    """
+
+    prompt: Sequence[int]
+    ids_T: Tensor
+    advantage: float = 0.0
+    weights_T: Tensor | None = None
+    log_old_T: Tensor | None = None
+    log_ref_T: Tensor | None = None
+    replayed: bool = False
+
+
+def token_weights(lengths: Sequence[int], cell: Cell) -> list[Tensor]:
+    """Weights of the token losses of an update's rows, in the rows' order; they sum to its loss."""
+    lengths_N_1 = torch.tensor(lengths)[:, None]
+    mask_N_T = (torch.arange(int(lengths_N_1.max())) < lengths_N_1).float()
+    weights_N_T = AGGREGATIONS[cell.aggregation](mask_N_T, cell.micro_batch, cell.max_response)
+    return [weights_T[:n] for weights_T, n in zip(weights_N_T, lengths, strict=True)]
+
+
+def packed(rows: Sequence[Row], tokens: int, most: int | None = None) -> list[list[Row]]:
+    """Rows in passes of like length, the longest first.
+
+    Args:
+        rows: in any order.
+        tokens: bounds rows × (longest prompt + longest response) of a pass; one row always fits.
+        most: bounds the rows of a pass.
+    """
+    passes: list[list[Row]] = []
+    prompt = response = 0
+    for row in sorted(rows, key=lambda row: -len(row.ids_T)):
+        prompt, response = max(prompt, len(row.prompt)), max(response, len(row.ids_T))
+        full = passes and (
+            (len(passes[-1]) + 1) * (prompt + response) > tokens or len(passes[-1]) == most
+        )
+        if not passes or full:
+            passes.append([])
+            prompt, response = len(row.prompt), len(row.ids_T)
+        passes[-1].append(row)
+    return passes
+
+
+def pass_bounds(cell: Cell, gradient: bool) -> tuple[int, int | None]:
+    """Tokens and, where the cell sets them, rows that one pass may hold."""
+    tiny = 0 < cell.model_spec.parameters < TINY_PARAMETERS
+    tokens, most = PASS_TOKENS_TINY if tiny else PASS_TOKENS, cell.rows_per_pass
+    if gradient:
+        return tokens, most
+    return tokens * WIDER_WITHOUT_GRADIENT, most and most * WIDER_WITHOUT_GRADIENT
+
+
+def padded(rows: Sequence[Row], pad_id: int, device: torch.device) -> dict[str, Tensor]:
+    """A pass as TRL's loss takes it: prompts padded on the left, responses on the right.
+
+    Weights, ratio denominators and reference log-probabilities are there where the rows have them,
+    under the names that TRL gives them; weights travel as its `tool_mask`.
+    """
+    prompts = [torch.tensor(row.prompt) for row in rows]
+    responses = [row.ids_T for row in rows]
+    made = {
+        "prompt_ids": _pad(prompts, pad_id, "left"),
+        "prompt_mask": _pad([torch.ones_like(p) for p in prompts], 0, "left"),
+        "completion_ids": _pad(responses, pad_id),
+        "completion_mask": _pad([torch.ones_like(r) for r in responses], 0),
+        "advantages": torch.tensor([row.advantage for row in rows], dtype=torch.float32),
+    }
+    for name, of in _OPTIONAL.items():
+        values = [value for row in rows if (value := of(row)) is not None]
+        if len(values) not in (0, len(rows)):
+            raise ValueError(f"{name}: {len(values)} of {len(rows)} rows of a pass have it")
+        if values:
+            made[name] = _pad(values, 0.0)
+    return {name: value.to(device) for name, value in made.items()}
+
+
+_OPTIONAL: dict[str, Callable[[Row], Tensor | None]] = {
+    "tool_mask": lambda row: row.weights_T,
+    "old_per_token_logps": lambda row: row.log_old_T,
+    "ref_per_token_logps": lambda row: row.log_ref_T,
+}
+
+
+def _pad(parts: Sequence[Tensor], value: float, side: str = "right") -> Tensor:
+    return torch.nn.utils.rnn.pad_sequence(
+        list(parts), batch_first=True, padding_value=value, padding_side=side
+    )
