@@ -68,5 +68,5 @@ def test_token_weights_keep_the_rows_order(tiny):
 
 def test_bounds_follow_the_cell_and_are_wider_without_gradient(tiny):
     tokens, most = pass_bounds(tiny(), gradient=True)
-    assert (tokens, most) == (65536, None)
+    assert (tokens, most) == (8192, None)
     assert pass_bounds(tiny(rows_per_pass=3), gradient=False) == (4 * tokens, 12)

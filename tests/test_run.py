@@ -44,7 +44,12 @@ def test_a_cell_leaves_its_files(tiny, tmp_path, shared):
     assert [p.round for p in told] == [0, 1, 2, 3, 4]
     assert told[0].seconds_left is None and told[4].seconds_left == 0
     assert [p.line for p in told] == lines
-    assert len(read_lines(paths.timings)) == 4
+    timings = read_lines(paths.timings)
+    assert [line["round"] for line in timings] == [1, 2, 3, 4]
+    for line in timings:
+        spent = line["seconds"]
+        phases = sum(spent[phase] for phase in ("generate", "reference", "update"))
+        assert 0 < phases <= spent["all"]
     assert {"question", "completion", "gold"} <= read_lines(paths.samples)[0].keys()
     assert read_json(paths.provenance)["versions"]["trl"] == "1.16.0"
     assert checkpoint.latest(paths.checkpoint, cell.key).round == 4

@@ -65,8 +65,8 @@ class Journal:
     def time(self, number: int, seconds: dict[str, float], attempt: int) -> None:
         """Append a round's seconds by phase, to the millisecond."""
         rounded = {name: round(value, 3) for name, value in seconds.items()}
-        host = socket.gethostname()
-        _append(self.paths.timings, [{"round": number, "host": host, "attempt": attempt} | rounded])
+        line = {"round": number, "host": socket.gethostname(), "attempt": attempt}
+        _append(self.paths.timings, [line | {"seconds": rounded}])
 
     def show(self, samples: Iterable[dict[str, Any]]) -> None:
         """Append samples for people to read."""

@@ -16,11 +16,9 @@ from torch import Tensor
 from grids.cell import Cell
 from workers.losses import AGGREGATIONS
 
-# Tokens in one forward and backward pass, for tiny and for other models; a pass without gradient
-# keeps no activations and takes more.
-PASS_TOKENS_TINY, PASS_TOKENS = 65536, 8192
+# Tokens in one forward and backward pass; one without gradient keeps no activations and takes more.
+PASS_TOKENS = 8192
 WIDER_WITHOUT_GRADIENT = 4
-TINY_PARAMETERS = 1e7
 
 
 @dataclass(frozen=True)
@@ -78,11 +76,8 @@ def packed(rows: Sequence[Row], tokens: int, most: int | None = None) -> list[li
 
 def pass_bounds(cell: Cell, gradient: bool) -> tuple[int, int | None]:
     """Tokens and, where the cell sets them, rows that one pass may hold."""
-    tiny = 0 < cell.model_spec.parameters < TINY_PARAMETERS
-    tokens, most = PASS_TOKENS_TINY if tiny else PASS_TOKENS, cell.rows_per_pass
-    if gradient:
-        return tokens, most
-    return tokens * WIDER_WITHOUT_GRADIENT, most and most * WIDER_WITHOUT_GRADIENT
+    wider = 1 if gradient else WIDER_WITHOUT_GRADIENT
+    return PASS_TOKENS * wider, cell.rows_per_pass and cell.rows_per_pass * wider
 
 
 def padded(rows: Sequence[Row], pad_id: int, device: torch.device) -> dict[str, Tensor]:

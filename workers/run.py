@@ -285,7 +285,7 @@ class _EachRound(TrainerCallback):
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> Any:
         if state.global_step % self.run.cell.updates_per_round == 0:
             now = time.perf_counter()
-            self.trainer.round.seconds["round"] = now - self.began
+            self.trainer.round.seconds["all"] = now - self.began
             control.should_training_stop |= not self.run.after_round(self.trainer)
             self.began = time.perf_counter()
         return control
