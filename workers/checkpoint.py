@@ -63,6 +63,8 @@ def latest(directory: Path, key: str) -> Checkpoint | None:
     for folder in folders[::-1]:
         try:
             return _read(folder, key)
+        except InputError:  # a ValueError, but no damage
+            raise
         except DAMAGE as error:
             logger.warning("%s is damaged (%s); the one before it is taken", folder, error)
     if folders:
@@ -77,9 +79,11 @@ def _read(folder: Path, key: str) -> Checkpoint:
             f"{folder} is a checkpoint of another cell, {mark['key']}, not of {key}; move it back "
             "to its own cell's folder"
         )
+    index = read_json(folder / "model.safetensors.index.json") or {}
+    parts = set(index.get("weight_map", {"": "model.safetensors"}).values())
     weights: dict[str, Any] = {}
-    for part in sorted(folder.glob("*.safetensors")):
-        weights |= load_file(part)
+    for part in sorted(parts):
+        weights |= load_file(folder / part)
     optimizer, memory = (
         torch.load(folder / name, map_location="cpu", weights_only=True)
         for name in (OPTIMIZER, MEMORY)
@@ -139,6 +143,19 @@ def prune(directory: Path, kept: int, after: int | None = None) -> None:
     early = [f for f in folders if f not in late]
     for folder in [*late, *early[: max(0, len(early) - kept)]]:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def exists(directory: Path) -> bool:
+    """Whether there is a complete checkpoint."""
+    return bool(_complete(directory))
+
+
+def sweep(directory: Path) -> None:
+    """Take away what killed attempts left of checkpoints that they wrote or took away."""
+    whole = set(_complete(directory))
+    for folder in directory.glob("*"):
+        if folder not in whole:
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def restore(checkpoint: Checkpoint, model: Any, optimizer: Any) -> None:

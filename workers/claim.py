@@ -17,9 +17,10 @@ from grids import outcome
 from grids.cell import Cell
 from grids.errors import InputError
 from grids.paths import CellPaths, read_mark, write_json
+from workers import checkpoint
 from workers.journal import Journal
 
-LOCK = ".lock"
+LOCK, SCRATCH = ".lock", ".scratch-"
 
 
 def done(cell: Cell, paths: CellPaths) -> dict[str, Any] | None:
@@ -46,12 +47,13 @@ def claimed(cell: Cell, paths: CellPaths) -> Iterator[None]:
                 "wait for it, or stop it"
             ) from None
         _take(cell, paths)
+        _sweep(paths)
         yield
 
 
 def _take(cell: Cell, paths: CellPaths) -> None:
-    """Write cell.json. Scores of another evaluation leave the journal first: a kill in between
-    loses nothing."""
+    """Write cell.json. Before it the scores of another evaluation leave the journal, and before
+    them the mark that stands for them: a kill in between loses nothing."""
     other = _other(paths) or cell
     if other.key != cell.key:
         raise InputError(
@@ -60,6 +62,7 @@ def _take(cell: Cell, paths: CellPaths) -> None:
         )
     _refuse_what_is_gone(cell, paths)
     if other.eval_key != cell.eval_key:
+        paths.done.unlink(missing_ok=True)
         Journal(paths).strip_scores()
         paths.outcomes.unlink(missing_ok=True)
     write_json(paths.cell, cell.model_dump(mode="json"))
@@ -77,7 +80,7 @@ def _other(paths: CellPaths) -> Cell | None:
 def _refuse_what_is_gone(cell: Cell, paths: CellPaths) -> None:
     """A finished cell without its weights cannot go on: training it anew must be asked for."""
     mark = read_mark(paths.done) or {}
-    if mark.get("status") == outcome.FINISHED and not any(paths.checkpoint.glob("[0-9]*")):
+    if mark.get("status") == outcome.FINISHED and not checkpoint.exists(paths.checkpoint):
         raise InputError(
             f"{cell.label}: finished at round {mark['rounds']} and its weights were not kept, so "
             "it can neither go on nor be scored anew; ask for the rounds and evaluation that it "
@@ -94,7 +97,19 @@ def refuse_a_shorter_run(cell: Cell, paths: CellPaths, trained: int) -> None:
         )
 
 
+def _sweep(paths: CellPaths) -> None:
+    """Take away what killed attempts left half written; only workers write under these names."""
+    checkpoint.sweep(paths.checkpoint)
+    files = (paths.cell, paths.journal, paths.timings, paths.samples, paths.outcomes)
+    for path in (*files, paths.provenance, paths.done):
+        for left in paths.directory.glob(f".{path.name}.*"):
+            left.unlink(missing_ok=True)
+    for folder in paths.directory.glob(f"{SCRATCH}*"):
+        shutil.rmtree(folder, ignore_errors=True)
+
+
 def leave(cell: Cell, paths: CellPaths) -> None:
-    """Take away what a cell that is done need not keep."""
+    """Take away what a cell that is done need not keep: all but its last checkpoint, or all."""
+    checkpoint.prune(paths.checkpoint, kept=1)
     if cell.keep == "none":
         shutil.rmtree(paths.checkpoint, ignore_errors=True)

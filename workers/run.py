@@ -63,6 +63,7 @@ def run_cell(
     """
     paths = CellPaths(Path(directory))
     if (mark := claim.done(cell, paths)) is not None:
+        claim.leave(cell, paths)  # where a kill came between the mark and this
         return mark
     transformers_logging.disable_progress_bar()
     with claim.claimed(cell, paths):
@@ -96,7 +97,7 @@ class _Run:
         claim.refuse_a_shorter_run(self.cell, self.paths, self.start)
         self.journal.cut_back(self.start if found else -1)
         checkpoint.prune(self.paths.checkpoint, checkpoint.KEPT, after=self.start)
-        with tempfile.TemporaryDirectory(prefix="banditgrid-") as scratch:
+        with tempfile.TemporaryDirectory(prefix=claim.SCRATCH, dir=self.paths.directory) as scratch:
             trainer = self._trainer(found, scratch)
             self._begin(trainer)
             self._catch_up()
@@ -141,8 +142,8 @@ class _Run:
         line = self.journal.rounds()[-1]
         if self.start and due and outcome.TEST_PASS not in line:
             self.last = self._due_evaluation(self.start, self.start == self.cell.rounds)
-            self.journal.score(self.start, self.last.metrics)
             write_outcomes(self.paths.outcomes, self.base.rows + self.last.rows)
+            self.journal.score(self.start, self.last.metrics)  # last: it says that both are there
 
     # ---- evaluations
 
@@ -266,7 +267,6 @@ class _Run:
             "notes": list(self.questions.notes),
         }
         write_json(self.paths.done, done)
-        checkpoint.prune(self.paths.checkpoint, kept=1)
         claim.leave(self.cell, self.paths)
         return done
 
