@@ -19,6 +19,7 @@ from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
 
 from grids.cell import Cell
 from workers.models import Policy
+from workers.passes import left_padded
 
 # Memory for keys and values of one generation pass, bytes.
 CACHE_BYTES = 2 << 30
@@ -42,7 +43,8 @@ class Inversion(LogitsProcessor):
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
         step = input_ids.shape[1] - self.prompt_length
-        distribution_R_V = (scores.double() / self.temperature).softmax(-1).cumsum(-1)
+        heated = scores if self.temperature == 1 else scores.double() / self.temperature
+        distribution_R_V = heated.softmax(-1, dtype=torch.float64).cumsum_(-1)
         # The last value is 1 but for rounding: scaling by it keeps every u below it.
         u_R_1 = self.uniforms_R_T[:, step : step + 1] * distribution_R_V[:, -1:]
         chosen_R_1 = torch.searchsorted(distribution_R_V, u_R_1, right=True)
@@ -87,7 +89,7 @@ class TransformersEngine:
         temperature: float,
     ) -> list[Response]:
         model, device = self.policy.model, self.policy.model.device
-        ids, mask = self._padded(prompts)
+        ids, mask = left_padded(prompts, self.policy.pad_id)
         chosen = LogitsProcessorList()
         if uniforms_R_T is not None:
             numbers = torch.from_numpy(uniforms_R_T).to(device)
@@ -115,15 +117,6 @@ class TransformersEngine:
             eos_token_id=list(self.policy.stop_ids), pad_token_id=self.policy.pad_id,
             bos_token_id=self.policy.tokenizer.bos_token_id, disable_compile=True,
         )  # fmt: skip
-
-    def _padded(self, prompts: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
-        longest = max(len(prompt) for prompt in prompts)
-        ids = torch.full((len(prompts), longest), self.policy.pad_id)
-        mask = torch.zeros((len(prompts), longest), dtype=torch.long)
-        for i, prompt in enumerate(prompts):
-            ids[i, longest - len(prompt) :] = torch.tensor(prompt)
-            mask[i, longest - len(prompt) :] = 1
-        return ids, mask
 
     def _cut(self, row: list[int]) -> Response:
         ends = [i for i, token in enumerate(row) if token in self.policy.stop_ids]

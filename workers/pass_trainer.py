@@ -50,7 +50,7 @@ class PassTrainer(GRPOTrainer):
         super().__init__(model=policy.model, processing_class=policy.tokenizer, **options)
         self.beta = 0.0  # TRL made the reference; the KL is ours
         # TRL's head tells the entropy with every pass: kept for the rounds that want it.
-        self._forward_with_entropy = self.model.forward
+        self._forward_with_entropy = self.model.__dict__.pop("forward")
         add_fused_lm_head(self.model, temperature=self.temperature)
 
     # ---- passes without gradient

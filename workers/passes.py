@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -86,13 +87,13 @@ def padded(rows: Sequence[Row], pad_id: int, device: torch.device) -> dict[str, 
     Weights, ratio denominators and reference log-probabilities are there where the rows have them,
     under the names that TRL gives them; weights travel as its `tool_mask`.
     """
-    prompts = [torch.tensor(row.prompt) for row in rows]
-    responses = [row.ids_T for row in rows]
+    prompt_ids, prompt_mask = left_padded([row.prompt for row in rows], pad_id)
+    lengths = torch.tensor([len(row.ids_T) for row in rows])
     made = {
-        "prompt_ids": _pad(prompts, pad_id, "left"),
-        "prompt_mask": _pad([torch.ones_like(p) for p in prompts], 0, "left"),
-        "completion_ids": _pad(responses, pad_id),
-        "completion_mask": _pad([torch.ones_like(r) for r in responses], 0),
+        "prompt_ids": prompt_ids,
+        "prompt_mask": prompt_mask,
+        "completion_ids": _pad([row.ids_T for row in rows], pad_id),
+        "completion_mask": (torch.arange(int(lengths.max())) < lengths[:, None]).long(),
         "advantages": torch.tensor([row.advantage for row in rows], dtype=torch.float32),
     }
     for name, of in _OPTIONAL.items():
@@ -111,7 +112,16 @@ _OPTIONAL: dict[str, Callable[[Row], Tensor | None]] = {
 }
 
 
-def _pad(parts: Sequence[Tensor], value: float, side: str = "right") -> Tensor:
-    return torch.nn.utils.rnn.pad_sequence(
-        list(parts), batch_first=True, padding_value=value, padding_side=side
-    )
+def left_padded(prompts: Sequence[Sequence[int]], pad_id: int) -> tuple[Tensor, Tensor]:
+    """Token ids and mask of prompts that end together."""
+    lengths = np.array([len(prompt) for prompt in prompts])
+    longest = int(lengths.max())
+    ids = np.full((len(prompts), longest), pad_id)
+    for row, prompt in zip(ids, prompts, strict=True):
+        row[longest - len(prompt) :] = prompt
+    mask = np.arange(longest) >= longest - lengths[:, None]
+    return torch.from_numpy(ids), torch.from_numpy(mask).long()
+
+
+def _pad(parts: Sequence[Tensor], value: float) -> Tensor:
+    return torch.nn.utils.rnn.pad_sequence(list(parts), batch_first=True, padding_value=value)
