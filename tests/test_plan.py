@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -246,7 +245,7 @@ def test_plan_json_is_for_programs(store: Store, grid_file: Callable[[str], Path
     assert (dropped["grid"], dropped["kind"], dropped["key"]) == ("two", "merged", cell["key"])
 
 
-def test_planning_the_paper_is_instant_and_loads_nothing_heavy() -> None:
+def test_planning_the_paper_loads_nothing_heavy() -> None:
     code = (
         "import sys; from orchestrator import cli\n"
         "sys.argv = ['banditgrid', 'plan', *sys.argv[1:]]\n"
@@ -255,11 +254,9 @@ def test_planning_the_paper_is_instant_and_loads_nothing_heavy() -> None:
         "heavy = {'torch', 'ray', 'mlflow', 'numpy', 'pandas', 'transformers', 'trl'}\n"
         "print('HEAVY', sorted(heavy & set(sys.modules)))\n"
     )
-    began = time.monotonic()
     done = subprocess.run(
         [sys.executable, "-c", code, *map(str, PAPER)],
         capture_output=True, text=True, check=True, cwd=ROOT,
     )  # fmt: skip
-    assert time.monotonic() - began < 3
     assert "HEAVY []" in done.stdout
     assert "660 cells" in done.stdout

@@ -5,7 +5,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -74,9 +73,7 @@ def test_outcomes_hold_a_row_for_each_question_and_sample(tiny, tmp_path, shared
 def test_a_done_cell_is_not_trained_again(tiny, tmp_path, shared):
     cell = tiny()
     done = run_cell(cell, tmp_path, quiet, shared)
-    began = time.perf_counter()
     assert run_cell(cell, tmp_path, lambda p: pytest.fail("trained"), shared) == done
-    assert time.perf_counter() - began < 0.5
 
 
 def test_more_rounds_continue_and_equal_a_longer_run(tiny, tmp_path, shared):
