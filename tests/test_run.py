@@ -1,10 +1,6 @@
 """run_cell: the files of a cell, stopping anywhere and going on, and what changes nothing."""
 
 import json
-import os
-import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -14,7 +10,6 @@ from grids import outcome
 from grids.errors import InputError
 from grids.outcome import OUTCOME_COLUMNS, Progress
 from grids.paths import CellPaths, read_json, read_lines
-from tests.conftest import ROOT
 from workers import checkpoint
 from workers.evaluate import Evaluated
 from workers.run import _Run, run_cell
@@ -246,38 +241,6 @@ def test_arms_of_a_seed_see_the_same_questions(tiny, tmp_path, shared):
         lines = read_lines(CellPaths(tmp_path / name).samples)
         asked[name] = [line["question"] for line in lines if line["from"] == "train"]
     assert asked["raw"] == asked["grpo"]
-
-
-KILLED = """
-import sys
-from pathlib import Path
-from grids.cell import Cell
-from workers.run import run_cell
-cell = Cell.model_validate_json(Path(sys.argv[1]).read_text())
-run_cell(cell, Path(sys.argv[2]), lambda p: print(p.round, flush=True), Path(sys.argv[3]))
-"""
-
-
-def test_a_cell_killed_and_run_again_equals_one_that_was_not(tiny, tmp_path, shared):
-    """SIGKILL in round 8, after the checkpoint of round 6 and before that of round 9."""
-    cell = tiny(rounds=12, replay=2, advantage="grpo", batch=64, eval={"every": 3})
-    (tmp_path / "cell.json").write_text(cell.model_dump_json())
-    words = [sys.executable, "-c", KILLED, tmp_path / "cell.json", tmp_path / "killed", shared]
-    child = subprocess.Popen(words, stdout=subprocess.PIPE, text=True, cwd=ROOT)
-    for line in child.stdout:
-        if line.strip() == "8":
-            os.kill(child.pid, signal.SIGKILL)
-            break
-    assert child.wait() == -signal.SIGKILL
-    assert read_json(tmp_path / "killed" / "done.json") is None
-    told: list[Progress] = []
-    run_cell(cell, tmp_path / "killed", told.append, shared)
-    assert told[0].round == 7, "goes on from the checkpoint of round 6"
-    run_cell(cell, tmp_path / "whole", quiet, shared)
-    for name in ("journal.jsonl", "checkpoint/000012/model.safetensors", "outcomes.parquet"):
-        assert (tmp_path / "killed" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
-    timings = read_lines(tmp_path / "killed" / "timings.jsonl")
-    assert {line["attempt"] for line in timings} == {1, 2}
 
 
 def test_a_half_written_journal_line_is_not_a_line(tmp_path):
