@@ -88,21 +88,27 @@ class PlainTRL(GRPOTrainer):
         return self.norm
 
 
-def test_a_group_of_one_has_no_gradient_in_trl_and_the_raw_rewards_in_ours(trainer_of, tmp_path):
-    ours = trainer_of(kl="off", rounds=1)
-    ours.train()
-    half = copy.copy(ours)  # asks and grades as ours did, in a trainer that is TRL's own
+def trained_by_trl(ours: BanditTrainer, scratch: Any) -> PlainTRL:
+    """The same round in a trainer that is TRL's own: it asks and grades as ours did."""
+    half = copy.copy(ours)
     half.policy = load_policy(ours.cell)
     half.engine = TransformersEngine(half.policy, ours.cell)
     plain = PlainTRL(
         model=half.policy.model,
-        args=trainer_settings(ours.cell, 0, str(tmp_path)),
+        args=trainer_settings(ours.cell, 0, str(scratch)),
         reward_funcs=half._reward,
         train_dataset=ours.train_dataset,
         processing_class=half.policy.tokenizer,
         rollout_func=half._rollout,
     )
     plain.train()
+    return plain
+
+
+def test_a_group_of_one_has_no_gradient_in_trl_and_the_raw_rewards_in_ours(trainer_of, tmp_path):
+    ours = trainer_of(kl="off", rounds=1)
+    ours.train()
+    plain = trained_by_trl(ours, tmp_path)
     assert 0 < ours.round.metrics["train/reward"] < 1, "the round must hold right and wrong answers"
     assert ours.round.metrics["update/grad_norm"] > 0
     assert plain.norm == 0
@@ -113,18 +119,7 @@ def test_ours_and_plain_trl_agree_where_both_compute_the_same(trainer_of, tmp_pa
     settings = {"batch": 4, "rollouts": 4, "advantage": "mean_centered", "kl": 0.05}
     ours = trainer_of(**settings, aggregation="token_mean", rounds=1)
     ours.train()
-    half = copy.copy(ours)
-    half.policy = load_policy(ours.cell)
-    half.engine = TransformersEngine(half.policy, ours.cell)
-    plain = PlainTRL(
-        model=half.policy.model,
-        args=trainer_settings(ours.cell, 0, str(tmp_path)),
-        reward_funcs=half._reward,
-        train_dataset=ours.train_dataset,
-        processing_class=half.policy.tokenizer,
-        rollout_func=half._rollout,
-    )
-    plain.train()
+    plain = trained_by_trl(ours, tmp_path)
     assert ours.round.metrics["update/grad_norm"] > 0
     assert ours.round.metrics["update/grad_norm"] == pytest.approx(plain.norm, rel=1e-4)
 

@@ -14,11 +14,15 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from grids.cell import Cell
+
 Aggregation = Callable[[Tensor, int, int], Tensor]
 KL = Callable[[Tensor, Tensor], Tensor]
 
 # verl's bounds of k3 (core_algos.kl_penalty_forward): of the log-ratio, and of the estimate.
 K3_LOG_RATIO, K3_LARGEST = 20.0, 10.0
+# TRL has no word for no clip: a width that no ratio reaches.
+NO_CLIP = 1e9
 
 
 def token_mean_micro_batch(mask_N_T: Tensor, micro_batch: int, max_response: int) -> Tensor:
@@ -103,3 +107,10 @@ def clipped(
     negative, positive = advantages < 0, advantages > 0
     cut = (negative & (ratio < 1 - low)) | (positive & (ratio > 1 + high))
     return cut if dual is None else cut | (negative & (ratio > dual))
+
+
+def clip_bounds(cell: Cell) -> tuple[float, float, float | None]:
+    """Lower and upper width of a cell's clip, and its dual clip; without a clip there is none of
+    any kind."""
+    low = NO_CLIP if cell.clip is None else cell.clip
+    return low, cell.clip_high or low, cell.dual_clip if cell.clip else None

@@ -22,13 +22,12 @@ from workers.advantages import mean_centered
 from workers.data import Question
 from workers.engine import Response
 from workers.groups import Groups
-from workers.losses import clipped
+from workers.losses import clip_bounds, clipped
 from workers.passes import Row
 from workers.scoring import Scored
 
 # Rollouts of an evaluated round whose gradients are looked at one by one.
 GRADIENT_ROLLOUTS = 32
-NO_CLIP = math.inf
 
 
 class Round:
@@ -150,13 +149,6 @@ class _Ratios:
     @property
     def clipped(self) -> float:
         return self.cut / self.count
-
-
-def clip_bounds(cell: Cell) -> tuple[float, float, float | None]:
-    """Lower and upper width of a cell's clip, and its dual clip; infinite where it has none."""
-    low = NO_CLIP if cell.clip is None else cell.clip
-    high = low if cell.clip_high is None else cell.clip_high
-    return low, high, cell.dual_clip if cell.clip else None
 
 
 def second_moments(

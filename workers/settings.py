@@ -11,9 +11,7 @@ import torch
 from trl import GRPOConfig
 
 from grids.cell import Cell
-
-# TRL has no word for no clip: a width that no ratio reaches.
-NO_CLIP = 1e9
+from workers.losses import clip_bounds
 
 
 @dataclass
@@ -33,7 +31,7 @@ class OneRolloutConfig(GRPOConfig):
 def trainer_settings(cell: Cell, start: int, output_dir: str) -> OneRolloutConfig:
     """The rounds after `start` of a cell, as TRL is told of them: what it takes for a batch is the
     fresh rollouts of one update, which `BanditTrainer` takes in passes of its own."""
-    clip = NO_CLIP if cell.clip is None else cell.clip
+    low, high, dual = clip_bounds(cell)
     return OneRolloutConfig(
         output_dir=output_dir,
         num_generations=cell.rollouts,
@@ -45,10 +43,10 @@ def trainer_settings(cell: Cell, start: int, output_dir: str) -> OneRolloutConfi
         learning_rate=cell.lr, lr_scheduler_type="constant", warmup_steps=0, optim="adamw_torch",
         weight_decay=cell.weight_decay, adam_beta1=cell.adam_beta1, adam_beta2=cell.adam_beta2,
         max_grad_norm=cell.max_grad_norm,
-        # the loss; without a clip there is none of any kind
+        # the loss
         loss_type="dapo", beta=cell.kl, use_bias_correction_kl=False, scale_rewards="none",
-        epsilon=clip, epsilon_high=cell.clip_high or clip,
-        delta=cell.dual_clip if cell.clip else None, temperature=cell.temperature,
+        epsilon=low, epsilon_high=high,
+        delta=dual, temperature=cell.temperature,
         vllm_importance_sampling_correction=False, mask_truncated_completions=False,
         max_completion_length=cell.max_response, disable_dropout=True, entropy_coef=0.0,
         # how it is computed

@@ -12,6 +12,7 @@ Left out: how an update is computed (`pass_trainer.py`), evaluation, checkpoints
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -110,10 +111,11 @@ class BanditTrainer(PassTrainer):
         prompts = [q.prompt_ids for q in asked]
         return self.engine.generate(prompts, cell.max_response, numbers, cell.temperature)
 
-    def _reward(self, completions: list[str], **_: Any) -> list[float | None]:
-        """TRL's reward function; None, as TRL has it, where an answer could not be scored."""
+    def _reward(self, completions: list[str], **_: Any) -> list[float]:
+        """TRL's reward function. What TRL makes of rewards is not read, so an unscored answer gets
+        a number here, of which TRL would otherwise complain; ours stays NaN."""
         self._scored: Scored = score(completions, self._asked, self.cell)
-        return [None if reward != reward else reward for reward in self._scored.rewards]
+        return [0.0 if math.isnan(reward) else reward for reward in self._scored.rewards]
 
     def fill_replay(self) -> dict[str, float]:
         """Fill replay with rollouts of the policy as it is, which must be the base, for every
