@@ -24,7 +24,14 @@ class Contrast(BaseModel):
     claim: Literal["superior", "equivalent", "non-inferior"] = "superior"
     margin: Annotated[float, Field(gt=0, lt=1)] = 0.02
     match: Literal["rounds", "prompts", "generated", "updates"] = "rounds"
-    seeds: Annotated[int, Field(gt=0)] | None = Field(None, description="declared number of seeds")
+    seeds: Annotated[int, Field(gt=0)] | None = Field(
+        None, description="declared number of seeds; null: the grid's"
+    )
+    family: str | None = Field(
+        None,
+        description="contrasts of a grid whose p-values are corrected together; "
+        "null: this contrast alone, over all pairs",
+    )
 
     @model_validator(mode="after")
     def _one_factor(self) -> Self:

@@ -221,12 +221,13 @@ class Grid(BaseModel):
         `micro_batch`, that cell's was lowered to its own rows and is no setting of this one.
         """
         specs = {f"{k}_spec": self._pinned(k, settings) for k in ("model", "dataset")}
-        if not self._writes_micro_batch:
+        if not self.writes_micro_batch:
             settings = {k: v for k, v in settings.items() if k != "micro_batch"}
         return Cell(**{**settings, **specs})
 
     @cached_property
-    def _writes_micro_batch(self) -> bool:
+    def writes_micro_batch(self) -> bool:
+        """Some part of the grid sets it; else each cell's is lowered to its own rows."""
         given = (held for where, held in self._given() if not where.startswith("exclude"))
         return any("micro_batch" in held for held in given)
 

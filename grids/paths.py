@@ -80,6 +80,11 @@ class StudyPaths:
         """One JSON line a declared contrast, with the time of its registration."""
         return self.directory / "contrasts.jsonl"
 
+    @property
+    def looks(self) -> Path:
+        """One JSON line a contrast that somebody was shown the outcome of, with the time."""
+        return self.directory / "looks.jsonl"
+
     def cell(self, key: str) -> CellPaths:
         return CellPaths(self.cells / key)
 

@@ -26,6 +26,7 @@ from orchestrator import cluster, prepare
 from orchestrator.ledger import DONE, FAILED, standing
 from orchestrator.plan import Plan, Work, make_plan
 from orchestrator.progress import Progress
+from orchestrator.register import register
 from orchestrator.show import console, duration, show_plan, table
 
 INTERRUPTED = 130  # the exit code that shells give to a command ended by Ctrl-C
@@ -91,7 +92,7 @@ def _run(summary: Summary, store: Store, uri: str, settings: Settings, out: Cons
         works = prepare.unlevel(plan, store, uri)
         runs = prepare.Runs(uri, store) if works else None
     for share in plan.shares:
-        prepare.register(share, store)
+        register(share.grid, share.cells, store)
     if runs is not None:
         works = runs.ensure(plan, out)
         prepare.level(works, runs, store, out)

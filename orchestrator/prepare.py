@@ -1,25 +1,22 @@
-"""What the driver does before the first worker: the store probed, contrasts registered, runs made.
+"""What the driver does before the first worker: the store probed, runs made.
 
 Leaves out Ray: the workers find their run by the id that is made here.
 """
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
 from grids.errors import InputError
-from grids.paths import CellPaths, Store, read_lines, read_mark
+from grids.paths import CellPaths, Store, read_mark
 from orchestrator import marks, tracking
-from orchestrator.ledger import note_planned
-from orchestrator.plan import Plan, Share, Work
+from orchestrator.plan import Plan, Work
 
 MANY_RUNS = 20  # from this number on, making them is worth a line
 
@@ -62,28 +59,6 @@ def _remove_empty(folder: Path) -> None:
         folder.rmdir()
     except OSError:
         pass  # somebody put something there: it stays
-
-
-def register(share: Share, store: Store) -> None:
-    """Note a grid's contrasts with the time, before its first outcome where that is so."""
-    study = store.study(share.grid.study)
-    known = {(line["registration"], line["grid"]) for line in read_lines(study.registrations)}
-    new = [c for c in share.grid.contrasts if (c.registration, share.grid.name) not in known]
-    if new:
-        begun = any(study.cell(key).journal.exists() for key in share.cells)
-        lines = [
-            {
-                "registration": contrast.registration,
-                "grid": share.grid.name,
-                "contrast": contrast.model_dump(by_alias=True, mode="json"),
-                "time": datetime.now(UTC).isoformat(timespec="seconds"),
-                "after_first_outcome": begun,
-            }
-            for contrast in new
-        ]
-        with study.registrations.open("a", encoding="utf-8") as file:
-            file.write("".join(json.dumps(line, sort_keys=True) + "\n" for line in lines))
-    note_planned(study, share.grid, share.cells)
 
 
 def unlevel(plan: Plan, store: Store, uri: str) -> list[Work]:

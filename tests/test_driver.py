@@ -283,29 +283,3 @@ def wait_for(address: str) -> bytes:
         except OSError:
             assert time.monotonic() < deadline
             time.sleep(0.3)
-
-
-def test_contrasts_are_registered_once_and_before_the_first_outcome(tmp_path: Path) -> None:
-    from orchestrator.prepare import register
-
-    contrast = "contrasts:\n  - {name: n, a: {rollouts: 1}, b: {rollouts: 2}}\n"
-    path = tmp_path / "grid.yaml"
-    path.write_text(SMOKE.read_text() + contrast, encoding="utf-8")
-    store = Store(tmp_path / "store")
-    study = store.study("smoke")
-    study.directory.mkdir(parents=True)
-    plan = make_plan([load_grid(path)], store)
-    for _ in range(2):
-        register(plan.shares[0], store)
-    (line,) = read_lines(study.registrations)
-    assert set(line) == {"registration", "grid", "contrast", "time", "after_first_outcome"}
-    assert line["contrast"]["name"] == "n" and line["after_first_outcome"] is False
-    journal = plan.works[0].paths(store).journal
-    journal.parent.mkdir(parents=True)
-    journal.write_text(json.dumps({"round": 0}) + "\n")
-    path.write_text(SMOKE.read_text() + contrast.replace("name: n", "name: late"), encoding="utf-8")
-    register(make_plan([load_grid(path)], store).shares[0], store)
-    assert [line["after_first_outcome"] for line in read_lines(study.registrations)] == [
-        False,
-        True,
-    ]

@@ -273,7 +273,7 @@ def test_extends_overrides_key_by_key(grid_file):
 def test_extends_merges_the_evaluation_too():
     mini = load_grid(ROOT / "grids" / "mini" / "minimalist.yaml").cells()[0].eval
     paper = load_grid(PAPER / "minimalist.yaml").cells()[0].eval
-    assert (mini.every, mini.samples) == (50, paper.samples) and paper.samples == 4
+    assert (mini.every, mini.samples) == (25, paper.samples) and paper.samples == 4
 
 
 def test_a_null_takes_an_axis_away_and_is_a_value_of_a_setting(grid_file):

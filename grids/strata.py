@@ -1,0 +1,72 @@
+"""Where a grid makes a declared contrast: each pair, and each value of what else the grid varies.
+
+The cells of both arms come from the grid itself, so that an arm which was merged into another is
+found by what it trains. Leaves out what became of the cells (`analysis`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from grids.cell import Cell
+from grids.contrast import Contrast
+from grids.grid import Grid
+
+SPECS = {"model_spec", "dataset_spec"}
+
+
+@dataclass(frozen=True)
+class Stratum:
+    """One comparison of a contrast: two arms, equal in all but what the contrast names.
+
+    Attributes:
+        settings: axes that the contrast leaves free, model and data set among them -> value.
+        a, b: the cells of either arm, one a seed, in the order of the grid's seeds.
+    """
+
+    contrast: Contrast
+    settings: dict[str, object]
+    a: tuple[Cell, ...]
+    b: tuple[Cell, ...]
+
+    @property
+    def identical(self) -> bool:
+        """Both arms train the same policies, so that there is nothing to compare."""
+        return self.a[0].arm_key == self.b[0].arm_key
+
+    @property
+    def arm_keys(self) -> tuple[str, str]:
+        """What is compared, by content."""
+        return (self.a[0].arm_key, self.b[0].arm_key)
+
+
+def strata(grid: Grid, contrast: Contrast) -> tuple[Stratum, ...]:
+    """Every stratum of which the grid has both arms, in the order of its cells."""
+    cells = {cell.key: cell for cell in grid.cells()}
+    named = {*contrast.a, *contrast.b, *contrast.with_}
+    free = [axis for axis, values in grid.axes.items() if len(values) > 1 and axis not in named]
+    found: dict[tuple[str, str], dict[int, tuple[Cell, Cell]]] = {}
+    for given in _settings(grid, named).values():
+        a, b = (grid.cell({**given, **grid.arm(contrast, side)}) for side in ("a", "b"))
+        if a.key in cells and b.key in cells:
+            arms = found.setdefault((a.arm_key, b.arm_key), {})
+            arms.setdefault(a.seed, (cells[a.key], cells[b.key]))
+    made = []
+    for arms in found.values():
+        both = [arms[seed] for seed in grid.seeds if seed in arms]
+        a_S, b_S = (tuple(arm) for arm in zip(*both, strict=True))
+        settings = {axis: getattr(a_S[0], axis) for axis in ("model", "dataset")}
+        settings |= {axis: getattr(a_S[0], axis) for axis in free}
+        made.append(Stratum(contrast, settings, a_S, b_S))
+    return tuple(made)
+
+
+def _settings(grid: Grid, named: set[str]) -> dict[str, dict[str, object]]:
+    """What the grid's cells set beside a contrast's own settings, each combination once."""
+    every: dict[str, dict[str, object]] = {}
+    for cell in grid.cells():
+        given = cell.model_dump(exclude=SPECS | named)
+        if not grid.writes_micro_batch:  # lowered to each shape's own rows
+            given.pop("micro_batch", None)
+        every.setdefault(repr(given), given)
+    return every
