@@ -8,7 +8,6 @@ diverged ones up to where they broke; the others are named. Leaves out which met
 from __future__ import annotations
 
 import math
-import os
 import statistics
 import textwrap
 from collections import Counter, defaultdict
@@ -21,6 +20,7 @@ import numpy as np
 
 from analysis import records
 from analysis.arms import arms, is_embedded, pair_labels
+from analysis.chart_style import COLOURS, MARKERS, save
 from analysis.intervals import Estimate, mean_t
 from analysis.markdown import PIPELINE_CHECK
 from analysis.records import Numbers
@@ -29,15 +29,12 @@ from grids.cell import Cell
 from grids.errors import InputError
 from grids.grid import Grid
 from grids.outcome import DIVERGED, FINISHED
-from grids.paths import CellPaths, Store, scratch
+from grids.paths import CellPaths, Store
 
 if TYPE_CHECKING:  # the command starts without matplotlib
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-# Okabe and Ito's colours, which colour-blind people can tell apart; yellow is too pale for a line.
-COLOURS = ("#000000", "#56B4E9", "#0072B2", "#E69F00", "#D55E00", "#009E73", "#CC79A7")
-MARKERS = ("o", "s", "D", "^", "v", "P", "X")
 MARKED = 12  # points of a curve with a marker, at most
 WORDS = {"lr": "learning rate"}
 READING = "band: 95% t interval; dotted: fewer seeds left; thin line to a cross: a run that broke"
@@ -185,14 +182,7 @@ def draw(panels: Panels, measures: Sequence[Measure], title: str, out: Path) -> 
 
     Raises `InputError` where there are more arms than colours, or where `out` cannot be written.
     """
-    figure, made = make_figure(panels, measures, title), scratch(out)
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(made, format="png", dpi=150)
-        os.replace(made, out)
-    except OSError as error:
-        raise InputError(f"{out}: the figure cannot be written: {error.strerror}") from None
-    return out
+    return save(make_figure(panels, measures, title), out)
 
 
 def make_figure(panels: Panels, measures: Sequence[Measure], title: str) -> Figure:
@@ -245,7 +235,9 @@ def _draw_panel(axes: Axes, measure: Measure, journals: Arms, styles: Mapping[st
     axes.tick_params(which="both", labelsize=8)
     for name, points in curves(journals, measure.metric, measure.window).items():
         counted = [journal for journal in journals[name] if journal.lines]
-        _draw_mean(axes, points, whole(points, len(counted)), styles[name])
+        rounds, means = [p.round for p in points], [p.estimate for p in points]
+        line = styles[name].line(len(points))
+        draw_mean(axes, rounds, means, whole(points, len(counted)), line)
         for journal in counted:
             values = values_of(journal, measure.metric, measure.window)
             if journal.state == DIVERGED and values:  # with a cross where it ends
@@ -253,18 +245,21 @@ def _draw_panel(axes: Axes, measure: Measure, journals: Arms, styles: Mapping[st
                 axes.plot(*zip(*values, strict=True), **(styles[name].line(1) | end))
 
 
-def _draw_mean(axes: Axes, points: Sequence[Point], whole: int, style: _Style) -> None:
-    """The mean and its band; by itself and dotted, the mean of the seeds that are left later."""
-    if not points:
+def draw_mean(
+    axes: Axes, at: Sequence[float], means: Sequence[Estimate], whole: int, line: Mapping[str, Any]
+) -> None:
+    """Means and their band; by itself and dotted, the means of the seeds that are left later.
+
+    `at` is where each lies, `whole` how many are drawn in full, `line` matplotlib's words for how.
+    """
+    if not means:
         return
-    rounds = [point.round for point in points]
-    means = [point.estimate.value for point in points]
-    line = style.line(len(points))
-    axes.plot(rounds[:whole], means[:whole], **line)
-    axes.plot(rounds[whole:], means[whole:], **(line | {"linestyle": ":", "marker": ""}))
-    lows, highs = ([getattr(p.estimate, end) for p in points[:whole]] for end in ("low", "high"))
+    values = [mean.value for mean in means]
+    axes.plot(at[:whole], values[:whole], **line)
+    axes.plot(at[whole:], values[whole:], **{**line, "linestyle": ":", "marker": ""})
+    lows, highs = ([getattr(mean, end) for mean in means[:whole]] for end in ("low", "high"))
     # One seed's ends are NaN, which leave no band.
-    axes.fill_between(rounds[:whole], lows, highs, color=style.colour, alpha=0.13, linewidth=0)
+    axes.fill_between(at[:whole], lows, highs, color=line["color"], alpha=0.13, linewidth=0)
 
 
 def _finish_row(row: Sequence[Axes], measure: Measure) -> None:

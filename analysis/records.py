@@ -35,6 +35,21 @@ def journal(paths: CellPaths) -> dict[int, Numbers]:
     return rounds
 
 
+def seconds(paths: CellPaths) -> dict[int, float]:
+    """Round -> seconds of one worker, evaluation left out; empty where no file tells them.
+
+    Seconds are no result: a line that cannot be read tells none.
+    """
+    found: dict[int, float] = {}
+    for line in (_text(paths, outcome.TIMINGS_FILE) or "").splitlines():
+        try:
+            told = json.loads(line)
+            found[int(told["round"])] = float(told["seconds"]["all"])
+        except (ValueError, KeyError, TypeError):
+            continue
+    return found
+
+
 def done(paths: CellPaths, cell: Cell) -> dict[str, Any] | None:
     """The mark that a cell ended, or None where it has not."""
     mark = record(paths, outcome.DONE_FILE)

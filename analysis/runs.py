@@ -2,20 +2,21 @@
 
 The journal is the truth and `done.json` the mark that it is whole. A file that cannot be trusted
 makes its cell `damaged`, with a reason that names the file: never a number. Leaves out per-question
-outcomes, and the server that people browse.
+outcomes (`outcomes.py`), and the server that people browse.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import pandas as pd
 
 from analysis import records
 from analysis.records import Damaged, Numbers
+from analysis.training import Training, training
 from grids import outcome
 from grids.cell import Cell
 from grids.grid import Grid
@@ -48,7 +49,7 @@ class Run:
     diverged_round: int | None = None
     base: Numbers = field(default_factory=dict)
     final: Numbers = field(default_factory=dict)
-    generated_tokens: float = math.nan
+    training: Training = field(default_factory=Training)
 
     @property
     def counted(self) -> bool:
@@ -64,6 +65,11 @@ class Run:
         """Pass@1 on test or train in the decoding that the cell's grid compares by."""
         sampled = self.cell.eval.primary == "sampled"
         return self.read(phase, METRICS[f"{split}_sampled" if sampled else split])
+
+
+def frame_of(runs: Iterable[Run]) -> pd.DataFrame:
+    """One row a run: its settings, state and numbers, NaN where missing."""
+    return pd.DataFrame([_row(run) for run in runs])
 
 
 def read_runs(grids: Iterable[Grid], store: Store) -> pd.DataFrame:
@@ -121,9 +127,11 @@ def _ended_run(
         why = f"no evaluation at round {scored}; rounds evaluated: {had}"
         return Run(cell, UNFINISHED, why, last, base=base)
     reason = f"at round {broke}: {done.get('reason') or 'no reason given'}" if diverged else ""
+    end = broke if diverged and broke is not None else cell.rounds
     return Run(
         cell, DIVERGED if diverged else FINISHED, reason, last, scored,
-        broke if diverged else None, base, final, done["generated_tokens"] if whole else math.nan,
+        broke if diverged else None, base, final,
+        training(cell, lines, records.seconds(paths), end),
     )  # fmt: skip
 
 
@@ -169,4 +177,4 @@ def _row(run: Run) -> dict[str, Any]:
         row |= {f"{phase}_{name}": run.read(phase, metric) for name, metric in METRICS.items()}
         row[f"{phase}_test_primary"] = run.primary(phase, "test")
         row[f"{phase}_train_primary"] = run.primary(phase, "train")
-    return row | {"generated_tokens": run.generated_tokens}
+    return row | asdict(run.training.costs)

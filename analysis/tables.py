@@ -1,8 +1,8 @@
-"""One table a grid: a row for each declared (pair, arm), with what its seeds came to.
+"""One table a grid: a row for each declared (pair, arm), its contrasts, and what its choices explain.
 
-A diverged seed counts in the mean at its last evaluation and is named. A seed that failed, waits or
-is unfinished is named and never counted, so that no number stands for it. Leaves out rendering
-(`markdown.py`) and comparisons of arms.
+A diverged seed counts in the mean at its last evaluation and is named. A seed that failed, waits,
+is unfinished or has no usable answers is named and never counted, so that no number stands for it.
+Leaves out rendering (`markdown.py`) and the numbers themselves (`estimates.py`, `declared.py`).
 """
 
 from __future__ import annotations
@@ -15,15 +15,15 @@ from typing import Any
 import pandas as pd
 
 from analysis.arms import Arm, arms, pair_labels
-from analysis.intervals import Estimate, mean_t
+from analysis.choices import Choices, choices, choices_of_all
+from analysis.declared import Result, results
+from analysis.estimates import COSTS, MEASURES, TOLD, ArmEstimates, arm_estimates
+from analysis.intervals import NOTHING, Estimate
 from analysis.reported import Reported, arm_unknown, of_arm
-from analysis.runs import STATES, Run, read_run
+from analysis.runs import STATES, Run
+from analysis.study import Study
 from grids.grid import Grid
 from grids.outcome import DAMAGED, DIVERGED, FAILED
-from grids.paths import Store
-
-MEASURES = ("base_test", "final_test", "gain_test", "base_train", "final_train", "gain_train")
-NOTHING = Estimate(math.nan, math.nan, math.nan, math.nan, math.nan, 0)
 
 
 @dataclass(frozen=True)
@@ -33,14 +33,19 @@ class Row:
     pair: str
     arm: Arm
     runs: tuple[Run, ...]  # one a declared seed
-    estimates: dict[str, Estimate]  # by MEASURES
+    numbers: ArmEstimates
     reported: tuple[Reported, ...]  # stated by the paper for this pair and arm
     reported_arm_unknown: tuple[Reported, ...]
 
     @property
+    def estimates(self) -> dict[str, Estimate]:
+        """By name; a name without a number is not there."""
+        return self.numbers.numbers
+
+    @property
     def counted(self) -> tuple[Run, ...]:
-        """Runs that the means may hold: finished and diverged ones."""
-        return tuple(run for run in self.runs if run.counted)
+        """Runs that the numbers are of: finished and diverged ones whose answers can be used."""
+        return tuple(run for run in self.runs if run.cell.seed in self.numbers.seeds)
 
     def in_state(self, state: str) -> tuple[Run, ...]:
         """The runs in one of `runs.STATES`."""
@@ -57,7 +62,9 @@ class Row:
         told = (FAILED, DAMAGED, DIVERGED)
         runs = (run for run in self.runs if run.state in told or _odd(run))
         where = f"{self.pair} {self.arm.label}"
-        return tuple(f"{where} s{run.cell.seed} {run.state}: {run.reason}" for run in runs)
+        told = [f"{where} s{run.cell.seed} {run.state}: {run.reason}" for run in runs]
+        missing = self.numbers.missing.items()
+        return (*told, *(f"{where} s{seed} has no usable answers: {why}" for seed, why in missing))
 
 
 @dataclass(frozen=True)
@@ -66,6 +73,10 @@ class Table:
 
     grid: Grid
     rows: tuple[Row, ...]
+    results: tuple[Result, ...]  # of its declared contrasts
+    choices: tuple[Choices, ...]  # pair by pair: which settings matter, which arms may be best
+    source: str  # where the numbers come from
+    over_questions: bool  # intervals hold for questions like these; else for these questions
 
     @property
     def title(self) -> str:
@@ -73,53 +84,39 @@ class Table:
         return f"{self.grid.section or ''} {self.grid.name}".strip()
 
 
-def make_table(grid: Grid, store: Store) -> Table:
-    """The table of a grid from what is in the store now."""
+def make_table(grid: Grid, study: Study) -> Table:
+    """The table of a grid from what its study holds now."""
     declared = arms(grid)
     labels = pair_labels(arm.cell for arm in declared)
-    study = store.study(grid.study)
-    rows = []
-    for arm in declared:
-        runs = tuple(read_run(cell, study.cell(cell.key)) for cell in arm.cells)
-        rows.append(
-            Row(
-                labels[arm.pair], arm, runs, _estimates(runs),
-                of_arm(arm.cell, grid.section), arm_unknown(arm.cell, grid.section),
-            )
-        )  # fmt: skip
-    return Table(grid, tuple(rows))
+    rows = tuple(_row(grid, arm, labels[arm.pair], study) for arm in declared)
+    by_pair = {label: [row for row in rows if row.pair == label] for label in labels.values()}
+    return Table(
+        grid, rows, results(grid, study),
+        _choices(grid, by_pair, study),
+        study.source.place, study.source.has_answers,
+    )  # fmt: skip
+
+
+def _choices(grid: Grid, by_pair: dict[str, list[Row]], study: Study) -> tuple[Choices, ...]:
+    """Pair by pair; where there are several, over all of them too."""
+    of_pair = {pair: [(row.arm, row.counted) for row in rows] for pair, rows in by_pair.items()}
+    made = [choices(grid, pair, arms, study) for pair, arms in of_pair.items()]
+    if len(of_pair) > 1:
+        made.append(choices_of_all(grid, [arm for arms in of_pair.values() for arm in arms]))
+    return tuple(made)
+
+
+def _row(grid: Grid, arm: Arm, pair: str, study: Study) -> Row:
+    runs = tuple(study.run(cell) for cell in arm.cells)
+    return Row(
+        pair, arm, runs, arm_estimates(runs, study),
+        of_arm(arm.cell, grid.section), arm_unknown(arm.cell, grid.section),
+    )  # fmt: skip
 
 
 def frame(table: Table) -> pd.DataFrame:
     """One row a (pair, arm): raw numbers, NaN where missing."""
     return pd.DataFrame([_record(table.grid, row) for row in table.rows])
-
-
-def _estimates(runs: tuple[Run, ...]) -> dict[str, Estimate]:
-    """Means over seeds. The base is known before a seed ends; all the rest of counted runs only."""
-    counted = [run for run in runs if run.counted]
-    found: dict[str, Estimate] = {}
-    for split in ("test", "train"):
-        base = [run.primary("base", split) for run in runs]
-        final = [run.primary("final", split) for run in counted]
-        gain = [run.primary("final", split) - run.primary("base", split) for run in counted]
-        found |= {f"base_{split}": _shared(base), f"final_{split}": _mean(final)}
-        found[f"gain_{split}"] = _mean(gain)
-    return {name: found[name] for name in MEASURES}
-
-
-def _mean(values: Iterable[float]) -> Estimate:
-    """Over the seeds that have the number; how many they are is its n."""
-    known = [value for value in values if not math.isnan(value)]
-    return mean_t(known) if known else NOTHING
-
-
-def _shared(values: Iterable[float]) -> Estimate:
-    """One evaluation that the seeds share: its spread over them is no interval."""
-    known = [value for value in values if not math.isnan(value)]
-    if len(set(known)) != 1:
-        return _mean(known)
-    return Estimate(known[0], math.nan, math.nan, math.nan, math.nan, len(known))
 
 
 def _notes(row: Row) -> Iterator[str]:
@@ -133,11 +130,11 @@ def _notes(row: Row) -> Iterator[str]:
             f"diverged: s{run.cell.seed} at round {run.diverged_round} "
             f"(counted at its last evaluation, round {run.scored_round})"
         )
-    for phase in ("base", "final"):
-        unscored = [run for run in row.counted if math.isnan(run.primary(phase, "test"))]
-        if unscored:
-            decoding = row.arm.cell.eval.primary
-            yield f"no {decoding} {phase} test Pass@1 of {_seeds(unscored)}"
+    if row.numbers.missing:
+        told = ", ".join(f"s{seed}" for seed in row.numbers.missing)
+        yield f"no usable answers of {told}"
+    if row.numbers.unscored:
+        yield f"{row.numbers.unscored} questions left out: an answer could not be scored"
 
 
 def _which(runs: tuple[Run, ...], row: Row) -> str:
@@ -160,6 +157,11 @@ def _odd(run: Run) -> bool:
     return not run.counted and bool(run.reason) and not run.reason.startswith("at round ")
 
 
+def _sampled(row: Row) -> list[str]:
+    samples = row.arm.cell.eval.samples
+    return [f"pass_at_{2**i}" for i in range(samples.bit_length())]
+
+
 def _record(grid: Grid, row: Row) -> dict[str, Any]:
     cell = row.arm.cell
     record: dict[str, Any] = {
@@ -171,9 +173,12 @@ def _record(grid: Grid, row: Row) -> dict[str, Any]:
         "seeds_declared": len(row.runs), "seeds_counted": len(row.counted),
     }  # fmt: skip
     record |= {f"seeds_{state}": len(row.in_state(state)) for state in STATES}
-    for name, estimate in row.estimates.items():
-        parts = ("value", "se", "low", "high", "n")
+    record["seeds_without_answers"] = len(row.numbers.missing)
+    for name in (*MEASURES, *_sampled(row), *TOLD, *COSTS):
+        estimate = row.estimates.get(name, NOTHING)
+        parts = ("value", "se", "low", "high", "df", "n")
         record |= {f"{name}_{part}": getattr(estimate, part) for part in parts}
+    record["final_test_seed_sd"] = row.numbers.seed_sd
     finals = ((run.cell.seed, run.primary("final", "test")) for run in row.counted)
     record["final_test_by_seed"] = " ".join(f"s{seed}={value!r}" for seed, value in finals)
     for measure in ("gain", "test"):

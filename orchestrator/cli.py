@@ -51,15 +51,20 @@ def plan(
     grids: GridFiles, store: StoreFolder = STORE, models: Models = None, data: Data = None,
     as_json: AsJson = False,
 ) -> None:  # fmt: skip
-    """Show cells, merged and dropped combinations with the reason, and totals. Starts nothing."""
+    """Show cells, what is merged or dropped and why, totals, and what contrasts can find."""
+    from analysis.planning import designs
     from orchestrator.plan import make_plan
     from orchestrator.show import console, plan_json, show_plan
+    from orchestrator.show_power import show_power
 
-    made = make_plan(_load(grids, models, data), Store(store))
+    where = Store(store)
+    made = make_plan(_load(grids, models, data), where)
+    rows = [design.row() for share in made.shares for design in designs(share.grid, where)]
     if as_json:
-        _print_json(plan_json(made))
+        _print_json({**plan_json(made), "contrasts": rows})
     else:
         show_plan(made, console())
+        show_power(rows, console())
 
 
 @app.command()

@@ -30,7 +30,6 @@ from orchestrator.plan import Work
 if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
 
-TAG_ROUNDS: Final = "banditgrid.rounds"
 START_MS = 1_600_000_000_000
 STEP_MS = 1000
 METRICS_A_CALL = 1000
@@ -145,7 +144,8 @@ def run_tags(work: Work) -> dict[str, str]:
         outcome.TAG_CELL_KEY: cell.key,
         outcome.TAG_ARM_KEY: cell.arm_key,
         outcome.TAG_EVAL_KEY: cell.eval_key,
-        TAG_ROUNDS: str(cell.rounds),
+        outcome.TAG_EVAL: cell.eval.model_dump_json(),
+        outcome.TAG_ROUNDS: str(cell.rounds),
         **{f"{outcome.TAG_GRID_PREFIX}{grid}": "yes" for grid in work.grids},
     }
 

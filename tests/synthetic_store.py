@@ -2,10 +2,16 @@
 
 import json
 
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from analysis.sources import StoreSource
+from analysis.study import Study
 from grids import outcome
 from grids.grid import Grid
 from grids.paths import Store, write_json
 
+QUESTIONS = 300  # of the synthetic answers
 PAIR = {"model": ["olmo-2-1b-instruct"], "dataset": ["gsm8k"]}
 
 
@@ -44,13 +50,57 @@ def write_done(cell, paths, lines, **changed):
     write_json(paths.done, content | {"generated_tokens": 1000, "updates": rounds} | changed)
 
 
+def answers(phase, round, split, decoding, correct_Q_K):
+    """Rows of outcomes.parquet for one evaluation; questions are named q0, q1, ..."""
+    shared = {"phase": phase, "round": round, "split": split, "decoding": decoding}
+    about = {"parsed": True, "truncated": False, "tokens": 7, "completion": "#### 1"}
+    return [
+        shared | {"question": f"q{q}", "sample": k, "correct": float(x)} | about
+        for q, correct_K in enumerate(correct_Q_K)
+        for k, x in enumerate(correct_K)
+    ]
+
+
+def right_of(share, samples=1):
+    """correct_Q_K of which this share is right, the first questions first."""
+    right = round(share * QUESTIONS * samples)
+    assert abs(right - share * QUESTIONS * samples) < 1e-6, f"{share}: no share of {QUESTIONS}"
+    flat = [1.0] * right + [0.0] * (QUESTIONS * samples - right)
+    return [flat[i : i + samples] for i in range(0, len(flat), samples)]
+
+
+def write_answers(paths, rows):
+    paths.directory.mkdir(parents=True, exist_ok=True)
+    table = pa.Table.from_pylist(rows)
+    pq.write_table(table.select(list(outcome.OUTCOME_COLUMNS)), paths.outcomes)
+
+
+def write_outcomes(paths, lines, samples=4):
+    """Answers that agree with the base and the last evaluation of a journal."""
+    scored = max(r for r, line in lines.items() if outcome.TEST_PASS in line)
+    rows = []
+    for phase, round in (("base", 0), ("final", scored)):
+        for split, metric in (("test", outcome.TEST_PASS), ("train", outcome.TRAIN_PASS)):
+            if (share := lines[round].get(metric)) is not None:
+                rows += answers(phase, round, split, "greedy", right_of(share))
+            if (share := lines[round].get(metric + outcome.SAMPLED_SUFFIX)) is not None:
+                rows += answers(phase, round, split, "sampled", right_of(share, samples))
+    write_answers(paths, rows)
+
+
 def finish(grid, cell, store, lines, **changed):
-    """A finished cell, or what `changed` makes of its done.json."""
+    """A finished cell, or what `changed` makes of its done.json, with answers that agree."""
     paths = paths_of(grid, cell, store)
     write_journal(paths, lines)
     paths.cell.write_text(cell.model_dump_json(), encoding="utf-8")
     write_done(cell, paths, lines, **changed)
+    write_outcomes(paths, lines)
     return paths
+
+
+def study_of(grid, store):
+    """The grid's study, read anew."""
+    return Study(StoreSource(store.study(grid.study)))
 
 
 def fail(grid, cell, store, error):

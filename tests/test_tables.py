@@ -45,7 +45,7 @@ def seed_cell(grid, seed):
 
 
 def row_of(grid, store, arm):
-    table = frame(make_table(grid, store))
+    table = frame(make_table(grid, study_of(grid, store)))
     return table[table.arm == arm].iloc[0]
 
 
@@ -60,7 +60,7 @@ def test_means_and_intervals_by_hand(store):
     assert row.gain_test_high == pytest.approx(0.25 + half, abs=1e-6)
     assert row.gain_train_value == pytest.approx(0.3)
     assert (row.base_test_value, row.final_test_n, row.seeds_counted) == (0.25, 3, 3)
-    text = markdown(make_table(grid, store))
+    text = markdown(make_table(grid, study_of(grid, store)))
     assert "| 3/3   | 0.250     | 0.500 [0.252, 0.748] | +0.250 [+0.002, +0.498] |" in text
     assert "greedy decoding, after 100 rounds; test questions: 1319" in text
     assert "mean over seeds with 95% t interval" in text
@@ -81,7 +81,7 @@ def test_what_did_not_finish_is_named_and_not_counted(store):
     row = row_of(grid, store, "(32,1,0) raw")
     assert (row.final_test_value, row.final_test_n) == (0.5, 1)
     assert math.isnan(row.final_test_low)
-    text = markdown(make_table(grid, store))
+    text = markdown(make_table(grid, study_of(grid, store)))
     for note in (
         "1 of 5 seeds failed (s1)",
         "1 of 5 seeds unfinished at round 40 of 100 (s2)",
@@ -105,14 +105,14 @@ def test_a_diverged_seed_is_counted_and_named(store):
     assert row.final_test_value == pytest.approx((0.4 + 0.5 + 0.1) / 3)
     assert (row.seeds_finished, row.seeds_diverged, row.seeds_counted) == (2, 1, 3)
     assert "diverged: s2 at round 40 (counted at its last evaluation, round 30)" in row.notes
-    assert "s2 diverged: at round 40: loss is NaN" in markdown(make_table(grid, store))
+    assert "s2 diverged: at round 40: loss is NaN" in markdown(make_table(grid, study_of(grid, store)))
 
 
 def test_no_finished_seed_shows_no_number_and_why(store):
     grid = make_grid()
     for cell in grid.cells():
         write_journal(paths_of(grid, cell, store), {0: evaluated(0.25), 10 + cell.seed: {}})
-    text = markdown(make_table(grid, store))
+    text = markdown(make_table(grid, study_of(grid, store)))
     assert "| 0/3   | 0.250     | —" in text
     assert "3 of 3 seeds unfinished at most at round 12 of 100" in text
     assert math.isnan(row_of(grid, store, "(32,1,0) raw").final_test_value)
@@ -121,7 +121,7 @@ def test_no_finished_seed_shows_no_number_and_why(store):
 def test_a_seed_without_the_primary_number_is_named(store):
     grid = make_grid(base={"rounds": 100, "eval": {"primary": "sampled", "samples": 4}})
     finish_all(grid, store)
-    text = markdown(make_table(grid, store))
+    text = markdown(make_table(grid, study_of(grid, store)))
     assert "sampled decoding (K = 4 at temperature 1)" in text
     assert "no sampled final test Pass@1 of s0, s1, s2" in text
 
@@ -129,7 +129,7 @@ def test_a_seed_without_the_primary_number_is_named(store):
 def test_a_merged_arm_is_shown_with_its_twins_numbers(store):
     grid = make_grid(SHAPES)
     finish_all(grid, store)
-    table = frame(make_table(grid, store)).set_index("arm")
+    table = frame(make_table(grid, study_of(grid, store))).set_index("arm")
     assert list(table.index) == ["(32,1,0) raw", "(32,1,0) grpo", "(32,8,0) raw", "(32,8,0) grpo"]
     merged, twin = table.loc["(32,1,0) grpo"], table.loc["(32,1,0) raw"]
     assert merged.final_test_value == twin.final_test_value
@@ -159,12 +159,12 @@ def test_a_merged_horizon_is_read_at_its_own_round(store):
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda p: str(p.relative_to(GRIDS)))
 def test_every_shipped_grid_makes_a_table_of_an_empty_store(path, store):
     grid = load_grid(path)
-    table = frame(make_table(grid, store))
+    table = frame(make_table(grid, study_of(grid, store)))
     values = table.filter(regex="^(base|final|gain)_.*_(value|se|low|high)$")
     assert len(values.columns) == 24 and values.isna().all(axis=None)
     assert (table.seeds_waiting == len(grid.seeds)).all()
     assert set(table.arm_key) == {cell.arm_key for cell in grid.cells()}
-    assert "seeds waiting" in markdown(make_table(grid, store))
+    assert "seeds waiting" in markdown(make_table(grid, study_of(grid, store)))
 
 
 def test_the_minimalist_table_has_six_pairs_and_the_stated_gains(store):
@@ -174,13 +174,13 @@ def test_the_minimalist_table_has_six_pairs_and_the_stated_gains(store):
     }
     for seed, cell in cells.items():
         finish(grid, cell, store, {0: evaluated(0.1), 1000: evaluated(0.6 + seed / 100)})
-    table = frame(make_table(grid, store)).set_index("pair")
+    table = frame(make_table(grid, study_of(grid, store))).set_index("pair")
     assert list(table.index) == [
         f"{model}-{dataset}" for model in ("Qwen", "LLaMA", "OLMo") for dataset in ("GSM8K", "MATH")
     ]
     assert (table.loc["OLMo-GSM8K"].reported_gain, table.loc["OLMo-MATH"].reported_gain) == (0.6, 0)
     assert table.reported_gain.notna().sum() == 2
-    lines = markdown(make_table(grid, store)).splitlines()
+    lines = markdown(make_table(grid, study_of(grid, store))).splitlines()
     row = next(line for line in lines if line.startswith("| OLMo-GSM8K"))
     assert "0.620" in row and "gain 0.60" in row
     assert any("assumed" in line for line in lines)
@@ -188,7 +188,7 @@ def test_the_minimalist_table_has_six_pairs_and_the_stated_gains(store):
 
 def test_numbers_of_an_unknown_arm_stand_beside_no_arm(store):
     grid = load_grid(GRIDS / "paper" / "tradeoff.yaml")
-    table = make_table(grid, store)
+    table = make_table(grid, study_of(grid, store))
     raw = frame(table)
     assert raw.reported_gain.isna().all() and raw.reported_test.isna().all()
     above, below = markdown(table).split("Reported, arm unknown:")
@@ -201,7 +201,7 @@ def test_numbers_of_an_unknown_arm_stand_beside_no_arm(store):
 
 def test_a_departure_from_the_papers_settings_has_no_reported_number(store):
     grid = make_grid({"lr": [1e-6, 1e-4]}, section="4.2")
-    table = frame(make_table(grid, store)).set_index("settings")
+    table = frame(make_table(grid, study_of(grid, store))).set_index("settings")
     assert table.loc["lr=1e-06"].reported_gain == 0.6
     assert math.isnan(table.loc["lr=0.0001"].reported_gain)
 
@@ -211,7 +211,7 @@ def test_a_grid_that_is_no_section_has_no_reported_number(store):
 
 
 def test_every_reported_number_is_in_some_table(store):
-    texts = [markdown(make_table(load_grid(p), store)) for p in (GRIDS / "paper").glob("*.yaml")]
+    texts = [markdown(table_of(load_grid(p), store)) for p in (GRIDS / "paper").glob("*.yaml")]
     for number in reported_numbers():
         assert any(number.text in text for text in texts), number
 
@@ -227,10 +227,10 @@ def test_embedded_tables_claim_nothing_of_the_paper(store):
 def test_one_seeds_number_changes_just_its_row(store, tmp_path):
     grid = make_grid({"rollouts": [1, 8]})
     finish_all(grid, store)
-    before = (markdown(make_table(grid, store)).splitlines(), frame(make_table(grid, store)))
+    before = (markdown(make_table(grid, study_of(grid, store))).splitlines(), frame(make_table(grid, study_of(grid, store))))
     changed = next(cell for cell in grid.cells() if cell.rollouts == 8 and cell.seed == 1)
     finish(grid, changed, store, {0: evaluated(0.25, 0.3), 100: evaluated(0.55, 0.6)})
-    after = (markdown(make_table(grid, store)).splitlines(), frame(make_table(grid, store)))
+    after = (markdown(make_table(grid, study_of(grid, store))).splitlines(), frame(make_table(grid, study_of(grid, store))))
     differ = [a for a, b in zip(*(lines for lines, _ in (before, after)), strict=True) if a != b]
     assert len(differ) == 1 and "(32,8,0) raw" in differ[0]
     same = (before[1] == after[1]) | (before[1].isna() & after[1].isna())

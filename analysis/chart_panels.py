@@ -1,0 +1,186 @@
+"""A table's rows as panels: a panel a pair, split where it would hold too many arms; arms' looks.
+
+Also what every caption says: how many seeds, and what became of runs that are not drawn. Leaves out
+drawing.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from analysis.arms import Arm, is_embedded
+from analysis.chart_style import Look, Room, Words, joined, name_panel, page
+from analysis.runs import STATES, Run
+from analysis.sheets import PIPELINE_CHECK
+from analysis.tables import Row, Table
+from grids.outcome import DIVERGED, FINISHED
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+    from matplotlib.lines import Line2D
+
+FULL = 5  # arms that one panel shows legibly
+COLUMNS = 3
+NAMED = 3  # diverged runs that a caption names
+
+
+@dataclass(frozen=True)
+class Panel:
+    """Arms of one pair."""
+
+    pair: str
+    kind: str  # that all its arms have; empty where the panel holds all of the pair's
+    rows: tuple[Row, ...]
+
+    @property
+    def name(self) -> str:
+        """`OLMo-GSM8K, grpo`."""
+        return f"{self.pair}, {self.kind}" if self.kind else self.pair
+
+    @property
+    def drawn(self) -> tuple[Row, ...]:
+        """The rows but those that train the same policies as another of the panel."""
+        rounds = {row.arm.label: row.arm.cell.rounds for row in self.rows}
+        return tuple(r for r in self.rows if rounds.get(r.arm.twin or "") != r.arm.cell.rounds)
+
+    @property
+    def remark(self) -> str:
+        """`5 of 9 runs: 4 waiting`; empty where all runs finished."""
+        return _states(unique(self.drawn))
+
+
+Lines = list[list[Panel | None]]  # None: this pair has no such panel
+
+
+def of_pairs(table: Table, split: bool = False) -> Lines:
+    """Panels as they lie on the page; `split` makes one of every kind of arm a pair has."""
+    pairs: dict[str, list[Row]] = {}
+    for row in table.rows:
+        pairs.setdefault(row.pair, []).append(row)
+    if not split:
+        return _lines([Panel(pair, "", tuple(rows)) for pair, rows in pairs.items()])
+    kinds = list(dict.fromkeys(kind_of(row.arm) for row in table.rows))
+    by_kind = [[_of_kind(pair, kind, rows) for pair, rows in pairs.items()] for kind in kinds]
+    if len(pairs) == 1:
+        return _lines([panels[0] for panels in by_kind])
+    blocks = zip(*(_lines(panels) for panels in by_kind), strict=True)
+    return [line for block in blocks for line in block if any(line)]
+
+
+def crowded(table: Table) -> bool:
+    """A pair has more arms than a panel shows legibly."""
+    lines = of_pairs(table)
+    return any(len(panel.drawn) > FULL for line in lines for panel in line if panel)
+
+
+def kind_of(arm: Arm) -> str:
+    """What tells arms of one shape apart: `grpo`, `raw lr=3e-05`."""
+    return f"{arm.cell.advantage} {arm.extra}".rstrip()
+
+
+def looks(rows: Iterable[Row]) -> dict[str, Look]:
+    """Every arm's look by its label: colour by shape, dash by kind; one shape alone colours kinds."""
+    found = {row.arm.label: row.arm for row in rows}
+    shapes = list(dict.fromkeys(arm.cell.shape for arm in found.values()))
+    kinds = list(dict.fromkeys(kind_of(arm) for arm in found.values()))
+    places = {k: (shapes.index(a.cell.shape), kinds.index(kind_of(a))) for k, a in found.items()}
+    if len(shapes) == 1:
+        places = {label: (kind, shape) for label, (shape, kind) in places.items()}
+    return {label: Look.of(*place) for label, place in places.items()}
+
+
+def names(lines: Lines) -> dict[str, str]:
+    """What a legend calls every drawn arm: with those that are the same runs and not drawn."""
+    panels = [panel for line in lines for panel in line if panel]
+    drawn = {row.arm.label: row.arm.label for panel in panels for row in panel.drawn}
+    for row in (row for panel in panels for row in panel.rows if row not in panel.drawn):
+        if row.arm.label not in drawn and (twin := row.arm.twin) and twin in drawn:
+            text = f" = {row.arm.label}"
+            drawn[twin] += text if text not in drawn[twin] else ""
+    return drawn
+
+
+def laid(
+    lines: Lines, words: Words, room: Room, legend: Sequence[Line2D] = ()
+) -> tuple[Figure, list[tuple[Panel, Axes]]]:
+    """A figure with the panels where they lie, each under its name."""
+    figure, axes = page(len(lines), len(lines[0]), words, room, legend)
+    placed = []
+    for line, row in zip(lines, axes, strict=True):
+        for panel, place in zip(line, row, strict=True):
+            if panel is None:
+                place.remove()
+            else:
+                name_panel(place, panel.name, panel.remark)
+                placed.append((panel, place))
+    return figure, placed
+
+
+# ---- what captions say
+
+
+def remarks(table: Table) -> tuple[str, ...]:
+    """What the whole figure is marked with."""
+    embedded = any(is_embedded(row.arm.cell) for row in table.rows)
+    return (PIPELINE_CHECK,) if embedded else ()
+
+
+def heading(table: Table, what: str) -> str:
+    """`4.6 tradeoff: gain against cost`."""
+    return f"{table.title}: {what}"
+
+
+def seeds(rows: Sequence[Row]) -> str:
+    """`n = 3 seeds an arm`, or `n = 1 to 3 of 3 seeds an arm`."""
+    counts = sorted({len(row.counted) for row in rows if row.counted})
+    declared = sorted({len(row.runs) for row in rows})
+    told = " to ".join(map(str, dict.fromkeys((counts[0], counts[-1])))) if counts else "0"
+    most = " to ".join(map(str, dict.fromkeys((declared[0], declared[-1]))))
+    return f"n = {told} seeds an arm" if told == most else f"n = {told} of {most} seeds an arm"
+
+
+def missing(rows: Sequence[Row]) -> str:
+    """Runs that are in no number, by state, and those that broke, by name."""
+    runs = unique(rows)
+    lost = Counter(run.state for run in runs if not run.counted)
+    told = ", ".join(f"{lost[state]} {state}" for state in STATES if lost[state])
+    unusable = sum(len(row.numbers.missing) for row in rows if row.arm.twin is None)
+    broke = [f"{run.cell.arm_label} s{run.cell.seed}" for run in runs if run.state == DIVERGED]
+    more = f" and {len(broke) - NAMED} more" if len(broke) > NAMED else ""
+    return joined([
+        f"Not drawn, of {len(runs)} runs: {told}." if told else "",
+        f"Not drawn for want of usable answers: {unusable} runs." if unusable else "",
+        f"Diverged, counted at their last evaluation: {', '.join(broke[:NAMED])}{more}."
+        if broke else "",
+    ])  # fmt: skip
+
+
+def unique(rows: Iterable[Row]) -> list[Run]:
+    """Their runs, each once though two rows are of it."""
+    runs = {(run.cell.key, run.cell.rounds): run for row in rows for run in row.runs}
+    return list(runs.values())
+
+
+def _states(runs: Sequence[Run]) -> str:
+    states = Counter(run.state for run in runs if run.state != FINISHED)
+    if not states:
+        return ""
+    told = ", ".join(f"{states[state]} {state}" for state in STATES if states[state])
+    return f"of {len(runs)} runs {told}"
+
+
+def _lines(panels: Sequence[Panel | None]) -> Lines:
+    """Three panels a line, or fewer where that fills the lines; the last one is filled up."""
+    columns = 2 if len(panels) == 4 else min(COLUMNS, len(panels))
+    lines = [list(panels[i : i + columns]) for i in range(0, len(panels), columns)]
+    lines[-1] += [None] * (columns - len(lines[-1]))
+    return lines
+
+
+def _of_kind(pair: str, kind: str, rows: Sequence[Row]) -> Panel | None:
+    found = tuple(row for row in rows if kind_of(row.arm) == kind)
+    return Panel(pair, kind, found) if found else None
