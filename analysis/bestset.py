@@ -77,7 +77,8 @@ def _p_values(arrays: list[Matrix]) -> Matrix:
         gap = two_way(other - this)
         p_J_J[i, j] = gap.p / 2 if gap.value > 0 else 1 - gap.p / 2
         p_J_J[j, i] = 1 - gap.p / 2 if gap.value > 0 else gap.p / 2
-    return np.clip(p_J_J * (len(arrays) - 1), 0.0, 1.0)
+    adjusted_J_J: Matrix = np.minimum(p_J_J * (len(arrays) - 1), 1.0)
+    return adjusted_J_J
 
 
 def _candidate(label: str, mean: Estimate, p_by_rival: dict[str, float], alpha: float) -> Candidate:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from analysis.chart_panels import (
+    Lines,
     Panel,
     crowded,
     heading,
@@ -23,6 +24,7 @@ from analysis.chart_panels import (
     of_pairs,
     remarks,
     seeds,
+    twins,
 )
 from analysis.chart_style import GREY, Look, Room, Words, joined, say_nothing, styled
 from analysis.figures import Journal, curve, draw_mean, values_of, whole
@@ -54,6 +56,11 @@ class Curve:
     x: tuple[float, ...]
     means: tuple[Estimate, ...]
     solid: int
+
+    def beyond(self, start: float) -> Curve:
+        """What lies right of a place."""
+        first = sum(x <= start for x in self.x)
+        return Curve(self.x[first:], self.means[first:], max(self.solid - first, 0))
 
 
 @styled
@@ -110,18 +117,16 @@ def _figure(table: Table, what: str, x: str, at: At, log: bool = False) -> Figur
     called = names(lines)
     styles = looks(row for row in table.rows if row.arm.label in called)
     words = Words(
-        heading(table, what), _caption(table, log), x, "greedy test Pass@1", remarks(table)
+        heading(table, what), _caption(table, lines, log), x, "greedy test Pass@1", remarks(table)
     )
     legend = [styles[label].handle(name) for label, name in called.items()]
     room = Room(height=HEIGHTS[len(lines[0])])
     figure, placed = laid(lines, words, room, legend)
-    made = {
-        panel: {row.arm.label: curve_of(row, at) for row in panel.drawn} for panel, _ in placed
-    }
-    limits = _limits(made)
-    for panel, axes in placed:
+    made = [{row.arm.label: curve_of(row, at) for row in panel.drawn} for panel, _ in placed]
+    limits = _limits([panel.pair for panel, _ in placed], made)
+    for (panel, axes), curves in zip(placed, made, strict=True):
         axes.set_xscale("log" if log else "linear")
-        _draw(axes, panel, made[panel], styles, at)
+        _draw(axes, panel, curves, styles, at)
         if not axes.lines:
             say_nothing(axes, "no finished run")
         elif panel.pair in limits:
@@ -140,6 +145,7 @@ def _draw(
         axes.axhline(_mean(base), color=GREY, linewidth=0.8, linestyle=(0, (1, 2)), zorder=1)
     for row in panel.drawn:
         found, line = curves[row.arm.label], styles[row.arm.label].line()
+        found = found.beyond(0) if log else found
         draw_mean(axes, found.x, found.means, found.solid, line)
         few = [(x, m.value) for x, m in zip(found.x, found.means, strict=True)
                if 0 < m.n < len(row.counted)]  # fmt: skip
@@ -154,15 +160,15 @@ def _draw(
                 axes.plot(x, [value for _, value in values], **(line | ends))
 
 
-def _limits(made: Mapping[Panel, Mapping[str, Curve]]) -> dict[str, Ends]:
+def _limits(pairs: Sequence[str], made: Sequence[Mapping[str, Curve]]) -> dict[str, Ends]:
     """A pair's ends of the y axis: of equal length in all pairs, so that slopes compare.
 
     A band of few seeds may be wider than all that is to be seen: it is cut off there.
     """
     means: dict[str, list[Estimate]] = {}
-    for panel, curves in made.items():
+    for pair, curves in zip(pairs, made, strict=True):
         found = [mean for c in curves.values() for mean in c.means if mean.n]
-        means[panel.pair] = means.get(panel.pair, []) + found
+        means[pair] = means.get(pair, []) + found
     lines = {
         pair: (min(m.value for m in of_pair), max(m.value for m in of_pair))
         for pair, of_pair in means.items() if of_pair
@@ -197,21 +203,21 @@ def _share_x(panels: Sequence[Axes], log: bool) -> None:
     lows, highs = zip(*(axes.get_xlim() for axes in panels), strict=True)
     for axes in panels:
         axes.set_xlim(min(lows), max(highs))
+        axes.yaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
         if log:
             axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5), numticks=8))
             axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}"))
             axes.xaxis.set_minor_formatter(NullFormatter())
         else:
-            axes.xaxis.set_major_locator(MaxNLocator(5))
-        axes.yaxis.set_major_locator(MaxNLocator(5))
+            axes.xaxis.set_major_locator(MaxNLocator(5, steps=[1, 2.5, 5, 10]))
 
 
-def _caption(table: Table, log: bool) -> str:
+def _caption(table: Table, lines: Lines, log: bool) -> str:
     drawn = [row for row in table.rows if row.arm.twin is None]
     spaced = "Dotted level: the base policy, which generated nothing." if log else ""
     return joined([
         f"Mean over seeds; {seeds(drawn)}; band: 95% t interval over seeds on these questions, "
         "cut off at the frame; a seed alone has none. All panels are equally high in Pass@1.",
         "Ring or dotted: fewer seeds; thin line to a cross: a run that broke.",
-        spaced, missing(drawn),
+        spaced, twins(lines), missing(drawn),
     ])  # fmt: skip

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from analysis.arms import Arm, is_embedded
 from analysis.chart_style import Look, Room, Words, joined, name_panel, page
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from matplotlib.lines import Line2D
 
+Item = TypeVar("Item")
 FULL = 5  # arms that one panel shows legibly
 COLUMNS = 3
 NAMED = 3  # diverged runs that a caption names
@@ -49,7 +50,7 @@ class Panel:
 
     @property
     def remark(self) -> str:
-        """`5 of 9 runs: 4 waiting`; empty where all runs finished."""
+        """`1 failed, 4 waiting of 9 runs`; empty where all runs finished."""
         return _states(unique(self.drawn))
 
 
@@ -58,17 +59,32 @@ Lines = list[list[Panel | None]]  # None: this pair has no such panel
 
 def of_pairs(table: Table, split: bool = False) -> Lines:
     """Panels as they lie on the page; `split` makes one of every kind of arm a pair has."""
-    pairs: dict[str, list[Row]] = {}
-    for row in table.rows:
-        pairs.setdefault(row.pair, []).append(row)
+    pairs = {pair: [r for r in table.rows if r.pair == pair] for pair in in_order(table)}
     if not split:
-        return _lines([Panel(pair, "", tuple(rows)) for pair, rows in pairs.items()])
+        return lines_of([Panel(pair, "", tuple(rows)) for pair, rows in pairs.items()])
     kinds = list(dict.fromkeys(kind_of(row.arm) for row in table.rows))
     by_kind = [[_of_kind(pair, kind, rows) for pair, rows in pairs.items()] for kind in kinds]
     if len(pairs) == 1:
-        return _lines([panels[0] for panels in by_kind])
-    blocks = zip(*(_lines(panels) for panels in by_kind), strict=True)
+        return lines_of([panels[0] for panels in by_kind])
+    blocks = zip(*(lines_of(panels) for panels in by_kind), strict=True)
     return [line for block in blocks for line in block if any(line)]
+
+
+def in_order(table: Table) -> tuple[str, ...]:
+    """The pairs; up to three models on all of the data sets stand in columns, a model each."""
+    by_pair = {row.arm.pair: row.pair for row in table.rows}
+    models, datasets = (list(dict.fromkeys(names)) for names in zip(*by_pair, strict=True))
+    if len(models) <= COLUMNS and len(by_pair) == len(models) * len(datasets):
+        return tuple(by_pair[model, dataset] for dataset in datasets for model in models)
+    return tuple(by_pair.values())
+
+
+def lines_of(panels: Sequence[Item | None]) -> list[list[Item | None]]:
+    """Three a line, or two where there are four; the last line is filled up."""
+    columns = 2 if len(panels) == 4 else min(COLUMNS, len(panels))
+    lines = [list(panels[i : i + columns]) for i in range(0, len(panels), columns)]
+    lines[-1] += [None] * (columns - len(lines[-1]))
+    return lines
 
 
 def crowded(table: Table) -> bool:
@@ -143,6 +159,13 @@ def seeds(rows: Sequence[Row]) -> str:
     return f"n = {told} seeds an arm" if told == most else f"n = {told} of {most} seeds an arm"
 
 
+def twins(lines: Lines) -> str:
+    """Which arms are drawn in two panels though they are the same runs."""
+    drawn = {row.arm.label: row for line in lines for p in line if p for row in p.drawn}
+    told = [f"{row.arm.twin} and {label}" for label, row in drawn.items() if row.arm.twin in drawn]
+    return f"The same runs: {'; '.join(told)}." if told else ""
+
+
 def missing(rows: Sequence[Row]) -> str:
     """Runs that are in no number, by state, and those that broke, by name."""
     runs = unique(rows)
@@ -170,15 +193,7 @@ def _states(runs: Sequence[Run]) -> str:
     if not states:
         return ""
     told = ", ".join(f"{states[state]} {state}" for state in STATES if states[state])
-    return f"of {len(runs)} runs {told}"
-
-
-def _lines(panels: Sequence[Panel | None]) -> Lines:
-    """Three panels a line, or fewer where that fills the lines; the last one is filled up."""
-    columns = 2 if len(panels) == 4 else min(COLUMNS, len(panels))
-    lines = [list(panels[i : i + columns]) for i in range(0, len(panels), columns)]
-    lines[-1] += [None] * (columns - len(lines[-1]))
-    return lines
+    return f"{told} of {len(runs)} runs"
 
 
 def _of_kind(pair: str, kind: str, rows: Sequence[Row]) -> Panel | None:

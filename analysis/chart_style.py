@@ -33,14 +33,14 @@ PALE, GREY, INK = "0.9", "0.45", "0.1"
 WIDTH: Final = 7.0  # inches
 TEXT: Final = 7.0  # points
 LINE: Final = TEXT * 1.25 / 72  # inches from one line of text to the next
-LETTERS: Final = 20.5  # of `TEXT` points that surely fit into an inch
+LETTERS: Final = 19.0  # of `TEXT` points that surely fit into an inch
 RC: Final[dict[str, Any]] = {
     "font.size": TEXT, "axes.titlesize": TEXT + 1, "axes.labelsize": TEXT + 1,
     "xtick.labelsize": TEXT, "ytick.labelsize": TEXT, "legend.fontsize": TEXT,
     "text.color": INK, "axes.edgecolor": GREY, "axes.linewidth": 0.6, "axes.axisbelow": True,
     "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "grid.color": PALE,
     "grid.linewidth": 0.5, "xtick.color": INK, "ytick.color": INK, "xtick.major.width": 0.6,
-    "ytick.major.width": 0.6, "text.parse_math": False, "pdf.fonttype": 42,
+    "ytick.major.width": 0.6, "text.parse_math": False, "pdf.fonttype": 3,
     "svg.hashsalt": "banditgrid",
 }  # fmt: skip
 # Nothing of the time and place in a file.

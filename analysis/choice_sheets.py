@@ -6,22 +6,12 @@ Leaves out every computation (`choices.py`, `bestset.py`, `importance.py`, `surr
 from __future__ import annotations
 
 import math
-from typing import Any, Final
 
-from analysis.choices import FACTORIAL, FANOVA, Choices
+from analysis.choices import Choices
+from analysis.importance import Share
 from analysis.intervals import MISSING, Estimate
 from analysis.sheet import LONGEST, Sheet, number, one_line, probability
-from analysis.surrogate import ANSWERS
 from analysis.tables import Table
-
-METHODS: Final = {
-    FACTORIAL: (
-        "factorial: omega-squared of a balanced, fully crossed design with the noise between seeds "
-        "as its error and a 95% interval; a share below 0 says that nothing is seen"
-    ),
-    FANOVA: f"fanova: {ANSWERS['fanova']}; its range is no confidence interval",
-}
-
 
 def best_sheet(table: Table) -> Sheet | None:
     """A row an arm: whether it may be the best of its pair; None where no arms can be ranked."""
@@ -56,22 +46,20 @@ def shares_sheet(table: Table) -> Sheet | None:
     rows = tuple(_row(made, share) for made in table.choices for share in made.shares)
     if not rows:
         return None
-    methods = dict.fromkeys(made.method for made in table.choices if made.shares)
-    lead = "Shares of the variance of final test Pass@1 over runs. " + ". ".join(
-        f"{METHODS[method][:1].upper()}{METHODS[method][1:]}" for method in methods
-    )
+    readings = dict.fromkeys((made.method, made.reading) for made in table.choices if made.shares)
+    told = "; ".join(f"{method}: {reading}" for method, reading in readings)
+    lead = f"How much each choice explains of final test Pass@1 over runs. {told}."
     reasons = [(made.pair, made.no_shares) for made in table.choices if made.no_shares]
     return Sheet(
-        "shares", "Which choices matter", header, rows, lead=lead + ".", notes=_notes(reasons)
+        "shares", "Which choices matter", header, rows, lead=lead, notes=_notes(reasons)
     ).without_empty()
 
 
-def _row(made: Choices, share: Any) -> tuple[str, ...]:
-    f, p = (getattr(share, name, math.nan) for name in ("f", "p"))
-    tested = not math.isnan(f)
+def _row(made: Choices, share: Share) -> tuple[str, ...]:
+    tested = not math.isnan(share.f)
     return (
-        made.pair, share.name, _share(share.estimate), number(f, 2) if tested else "",
-        probability(p) if tested else "", f"{share.estimate.n:,}", made.method,
+        made.pair, share.name, _share(share.estimate), number(share.f, 2) if tested else "",
+        probability(share.p) if tested else "", f"{share.estimate.n:,}", made.method,
     )  # fmt: skip
 
 

@@ -152,7 +152,7 @@ class MlflowSource:
             try:
                 cells.append(_cell(key, told))
             except (KeyError, ValueError) as error:
-                why = f"has no {error}" if isinstance(error, KeyError) else str(error)
+                why = f"MLflow tells no {error}" if isinstance(error, KeyError) else str(error)
                 self.unreadable[f"{told.name} ({key})"] = why.splitlines()[0]
         if self.unreadable:
             name, why = next(iter(self.unreadable.items()))

@@ -32,7 +32,7 @@ def source_at(where: str | Path, study: str | None = None) -> Source:
         return MlflowSource(str(where), study)
     path = Path(where)
     if path.is_dir():
-        return _in_folder(path, study)
+        return store_at(path, study)
     if not path.exists():
         raise InputError(f"{path}: there is nothing; expected {ALLOWED}")
     source = _in_file(path)
@@ -41,8 +41,13 @@ def source_at(where: str | Path, study: str | None = None) -> Source:
     return source
 
 
-def _in_folder(path: Path, study: str | None) -> Source:
-    """A study's folder, or one study of a store."""
+def store_at(path: Path, study: str | None = None) -> StoreSource:
+    """What reads a study's folder, or one study of a store.
+
+    Raises `InputError`, with what was found, where there is none.
+    """
+    if not path.is_dir():
+        raise InputError(f"{path}: no such folder; expected a store or a study's folder")
     if StudyPaths(path).cells.is_dir():
         if study not in (None, path.resolve().name):
             raise InputError(
@@ -52,8 +57,9 @@ def _in_folder(path: Path, study: str | None) -> Source:
     studies = sorted(f.name for f in path.iterdir() if StudyPaths(f).cells.is_dir())
     if not studies:
         held = listed(f.name for f in path.iterdir()) or "nothing"
-        raise InputError(f"{path}: a folder without a study; it holds {held[:200]}; "
-                         f"expected {ALLOWED}")  # fmt: skip
+        raise InputError(
+            f"{path}: a folder without a study; it holds {held[:200]}; expected {ALLOWED}"
+        )
     if study is None and len(studies) > 1:
         raise InputError(f"{path}: holds {len(studies)} studies; name one of {listed(studies)}")
     name = study or studies[0]

@@ -8,6 +8,7 @@ files lie (`sources.py`) and every estimate.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -106,7 +107,8 @@ def read_rows(path: Path) -> pa.Table:
     """
     name = f"{path.parent.name}/{path.name}"
     try:
-        table = pq.read_table(path, columns=list(COLUMNS), read_dictionary=list(NAMES))
+        file = pq.ParquetFile(path, read_dictionary=list(NAMES))
+        table = file.read(columns=list(COLUMNS), use_threads=False)  # small files: threads cost
     except FileNotFoundError:
         raise Unusable(f"{name}: is missing") from None
     except (pa.ArrowException, OSError, ValueError, KeyError) as error:
@@ -126,17 +128,25 @@ def answers_in(table: pa.Table, name: str) -> dict[Which, Answers]:
     phase, split, decoding = (texts[column] for column in NAMES[:3])
     codes = (phase.codes * len(split.names) + split.codes) * len(decoding.names) + decoding.codes
     found = {}
-    for code in np.unique(codes):
-        rows = np.flatnonzero(codes == code)
+    for rows in _groups(codes):
         which = Which(*(t.names[t.codes[rows[0]]] for t in (phase, split, decoding)))
         found[which] = _answers(rows, texts["question"], numbers, f"{name}: {' '.join(which)}")
     return found
 
 
+def _groups(codes: Counts) -> list[Counts]:
+    """The rows of each code, in the order of the file."""
+    bounds = [0, *(np.flatnonzero(np.diff(codes)) + 1).tolist(), len(codes)]
+    runs = [np.arange(low, high) for low, high in itertools.pairwise(bounds) if high > low]
+    if len(runs) == len({int(codes[run[0]]) for run in runs}):  # as workers write them
+        return runs
+    return [np.flatnonzero(codes == code) for code in np.unique(codes)]
+
+
 class _Texts(NamedTuple):
     """A column of repeated texts."""
 
-    names: list[str]
+    names: npt.NDArray[np.object_]
     codes: Counts
 
 
@@ -147,32 +157,48 @@ def _dictionary(table: pa.Table, column: str) -> _Texts:
     if not isinstance(array, pa.DictionaryArray):
         array = array.dictionary_encode()
     codes = array.indices.to_numpy(zero_copy_only=False).astype(np.int64)
-    return _Texts(array.dictionary.to_pylist(), codes)
+    return _Texts(np.array(array.dictionary.to_pylist(), dtype=object), codes)
 
 
 def _answers(rows: Counts, question: _Texts, numbers: Mapping[str, Any], where: str) -> Answers:
     """The rows of one evaluation, laid out question by question in the order of the file."""
-    asked, sample = question.codes[rows], numbers["sample"][rows]
-    correct = numbers["correct"][rows].astype(np.float32)
-    codes, first, counts = np.unique(asked, return_index=True, return_counts=True)
-    samples = int(counts[0])
-    order = np.argsort(first)  # of the questions, as the file has them
-    place = np.empty(len(codes), np.int64)
-    place[order] = np.arange(len(codes))
-    cells = place[np.searchsorted(codes, asked)] * samples + sample
-    whole = len(rows) == len(codes) * samples and sample.min() == 0 and sample.max() == samples - 1
-    if not whole or len(np.unique(cells)) != len(rows):
-        raise Unusable(f"{where}: not every question has the samples 0 to {samples - 1} once")
+    asked, sample, correct = question.codes[rows], numbers["sample"][rows], numbers["correct"][rows]
+    order = _question_by_question(asked, sample, where)
+    if order is not None:
+        asked, correct = asked[order], correct[order]
     scored = correct[np.isfinite(correct)]
-    if ((scored < 0) | (scored > 1)).any():
+    if scored.size and (scored.min() < 0 or scored.max() > 1):
         raise Unusable(f"{where}: correct: got {scored.min()} to {scored.max()}; expected 0 to 1")
     rounds = numbers["round"][rows]
     if rounds.min() != rounds.max():
         raise Unusable(f"{where}: rows of rounds {rounds.min()} to {rounds.max()}; expected one")
-    correct_Q_K = np.empty(len(rows), np.float32)
-    correct_Q_K[cells] = correct
-    names = tuple(question.names[code] for code in codes[order])
-    return Answers(_interned(names), correct_Q_K.reshape(-1, samples), int(rounds[0]))
+    samples = int(sample.max()) + 1
+    names = tuple(question.names[asked[::samples]].tolist())
+    correct_Q_K = correct.astype(np.float32).reshape(-1, samples)
+    return Answers(_interned(names), correct_Q_K, int(rounds[0]))
+
+
+def _question_by_question(asked: Counts, sample: Counts, where: str) -> Counts | None:
+    """The order in which rows are question by question, sample by sample; None where they are.
+
+    Raises `Unusable` where some question lacks a sample or has one twice.
+    """
+    samples = int(sample.max()) + 1
+    if _is_laid_out(asked, sample, samples):
+        return None
+    _, first, index = np.unique(asked, return_index=True, return_inverse=True)
+    order = np.lexsort((sample, first[index]))
+    if not _is_laid_out(asked[order], sample[order], samples):
+        raise Unusable(f"{where}: not every question has the samples 0 to {samples - 1} once")
+    return order
+
+
+def _is_laid_out(asked: Counts, sample: Counts, samples: int) -> bool:
+    if samples < 1 or len(asked) % samples:
+        return False
+    asked_Q_K, sample_Q_K = asked.reshape(-1, samples), sample.reshape(-1, samples)
+    alike = (asked_Q_K == asked_Q_K[:, :1]).all() and (sample_Q_K == np.arange(samples)).all()
+    return bool(alike) and int(np.bincount(asked_Q_K[:, 0]).max()) == 1
 
 
 _QUESTIONS: dict[tuple[str, ...], tuple[str, ...]] = {}

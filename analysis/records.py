@@ -30,8 +30,9 @@ def journal(paths: CellPaths) -> dict[int, Numbers]:
         number = numbers.pop("round", -1.0)
         if not number >= 0 or not number.is_integer():
             raise Damaged(f"{where}: round: expected a whole number; the line is {line[:60]!r}")
-        if repr(numbers) != repr(rounds.setdefault(int(number), numbers)):
+        if int(number) in rounds and repr(numbers) != repr(rounds[int(number)]):
             raise Damaged(f"{where}: round {int(number)} is there twice, with different numbers")
+        rounds[int(number)] = numbers
     return rounds
 
 
@@ -117,9 +118,13 @@ def _parsed(text: str, where: str) -> dict[str, Any]:
 
 def _shares(numbers: dict[str, Any], where: str) -> Numbers:
     """Every value a number, every Pass@1 a share."""
-    checked = {name: _number(value, f"{where}: {name}") for name, value in numbers.items()}
-    for name, value in checked.items():
-        if "/pass_at_1" in name and not (math.isnan(value) or 0 <= value <= 1):
+    checked = {
+        name: value if type(value) is float else _number(value, f"{where}: {name}")
+        for name, value in numbers.items()
+    }
+    for name in [name for name in checked if "/pass_at_1" in name]:
+        value = checked[name]
+        if not (math.isnan(value) or 0 <= value <= 1):
             raise Damaged(f"{where}: {name}: got {value}; expected a share between 0 and 1")
     return checked
 

@@ -1,6 +1,7 @@
-"""Writes the tables: a Markdown and a CSV file a grid, and `tables.md` with all of them.
+"""Writes tables and the report: which files there are, what they are called, how they are written.
 
-A reader sees an old file or a new one, never a part. Leaves out figures and findings.
+A reader sees an old file or a new one, never a part. Leaves out what the files hold (`sheets.py`,
+`page.py`) and logging them to MLflow, which the command does.
 """
 
 from __future__ import annotations
@@ -8,61 +9,183 @@ from __future__ import annotations
 import os
 import re
 from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import datetime
 from pathlib import Path
+from typing import Final
 
-from analysis.markdown import markdown
+from analysis.contrast_frame import contrast_frame
+from analysis.html import tables_html
+from analysis.latex import latex, standalone
+from analysis.markdown import markdown_of
+from analysis.sheet import Document
+from analysis.sheets import document
+from analysis.sources import StoreSource
+from analysis.study import Study
 from analysis.tables import Table, frame, make_table
-from grids.errors import InputError
+from grids.errors import InputError, listed
 from grids.grid import Grid
+from grids.outcome import WAITING
 from grids.paths import Store
 
-ALL = "tables"
+ALL: Final = "tables"
+FORMATS: Final = ("md", "csv", "tex", "html")
+FIGURES: Final = ("png", "pdf")
+
+Files = dict[Path, str]  # path -> text
 
 
-def write_tables(grids: list[Grid], store: Store, out: Path) -> list[Path]:
-    """Write the table of every grid into the folder `out`; return the files, `tables.md` last.
+def open_studies(grids: Sequence[Grid], where: Store | str) -> dict[str, Study]:
+    """The studies that grids are of, by name: of a store, or of another place that has them.
 
-    Raises `InputError` where `out` cannot be such a folder.
+    In a store a study may have no run yet. Raises `InputError` where there is no such store or
+    place, or where the place does not have a study.
     """
-    tables = sorted((make_table(grid, store) for grid in grids), key=_section_order)
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        written = []
-        for stem, table in zip(_stems(tables), tables, strict=True):
-            written += [
-                _write(out / f"{stem}.md", markdown(table)),
-                _write(out / f"{stem}.csv", frame(table).to_csv(index=False, lineterminator="\n")),
-            ]
-        return [*written, _write(out / f"{ALL}.md", "\n".join(markdown(t) for t in tables))]
-    except OSError as error:
+    names = dict.fromkeys(grid.study for grid in grids)
+    if isinstance(where, str):
+        return {name: Study.open(where, name) for name in names}
+    if not where.root.is_dir():
         raise InputError(
-            f"{out}: the tables cannot be written there: {error.strerror}; "
-            "name a folder that you may write to"
-        ) from None
+            f"no store {where.root}; run a grid first, or name one with --store, or another place "
+            "with --from"
+        )
+    return {name: Study(StoreSource(where.study(name))) for name in names}
+
+
+def make_tables(grids: Sequence[Grid], studies: Mapping[str, Study]) -> list[Table]:
+    """The table of every grid: sections by number, then grids that are none of the paper's."""
+    return sorted((make_table(g, studies[g.study]) for g in grids), key=_section_order)
+
+
+def formats_of(text: str) -> tuple[str, ...]:
+    """`md,csv` as formats. Raises `InputError` for another one."""
+    asked = [name.strip() for name in text.split(",") if name.strip()]
+    if unknown := [name for name in asked if name not in FORMATS]:
+        raise InputError(f"--format: got {unknown[0]!r}; allowed: {listed(FORMATS)}")
+    return tuple(dict.fromkeys(asked)) or FORMATS
+
+
+def write_tables(
+    tables: Sequence[Table], out: Path, formats: Sequence[str] = FORMATS
+) -> list[Path]:
+    """Write every table into the folder `out`, and files with all of them; return the files.
+
+    Raises `InputError` where two tables would share a file, or `out` cannot be such a folder.
+    """
+    files = _table_files(tables, out, formats)
+    return _write_all(files, out, "tables")
+
+
+def write_report(
+    tables: Sequence[Table], studies: Mapping[str, Study], out: Path, made: datetime
+) -> list[Path]:
+    """Write the page `out` and its figures beside it; return the files, the page first.
+
+    Raises `InputError` where no cell of the tables has left anything, and where `out` cannot be
+    written.
+    """
+    from analysis.page import Part, report_page
+    from analysis.picture import pictures
+
+    _check_any_run(tables)
+    if out.is_dir():
+        raise InputError(f"{out}: is a folder; name a file for the report, such as report.html")
+    folder = out.with_name(f"{out.stem}_figures")
+    parts = [
+        Part(stem, table, studies[table.grid.study], pictures(table, studies, folder / stem))
+        for stem, table in zip(stems(tables), tables, strict=True)
+    ]
+    page = _write_all({out: report_page(parts, made)}, out.parent, "report")
+    return [*page, *(path for part in parts for picture in part.pictures for path in picture.files)]
+
+
+def stems(tables: Sequence[Table]) -> list[str]:
+    """`4.2-minimalist`, `demo`; with the study where two would share a file.
+
+    Raises `InputError` where they would all the same.
+    """
+    short = [_stem([table.grid.section or "", table.grid.name]) for table in tables]
+    taken = Counter(stem.lower() for stem in [*short, ALL])  # a file system may ignore case
+    found = [
+        stem if taken[stem.lower()] == 1 else _stem([stem, table.grid.study])
+        for stem, table in zip(short, tables, strict=True)
+    ]
+    names = [*found, ALL, *(contrasts_stem(stem) for stem in found)]
+    for stem, count in Counter(name.lower() for name in names).items():
+        if count > 1:
+            raise InputError(f"{count} tables would be written to {stem}.*; rename a grid")
+    return found
+
+
+def contrasts_stem(stem: str) -> str:
+    """Of the file with a table's contrasts."""
+    return f"{stem}-contrasts"
+
+
+def _table_files(tables: Sequence[Table], out: Path, formats: Sequence[str]) -> Files:
+    documents = [document(table) for table in tables]
+    files: Files = {}
+    for stem, table, shown in zip(stems(tables), tables, documents, strict=True):
+        files |= {out / name: text for name, text in _of_table(stem, table, shown, formats)}
+    return files | {out / name: text for name, text in _of_all(tables, documents, formats)}
+
+
+def _of_table(
+    stem: str, table: Table, shown: Document, formats: Sequence[str]
+) -> Iterator[tuple[str, str]]:
+    if "md" in formats:
+        yield f"{stem}.md", markdown_of(shown)
+    if "csv" in formats:
+        yield f"{stem}.csv", frame(table).to_csv(index=False, lineterminator="\n")
+        if table.results:
+            rows = contrast_frame(table)
+            yield f"{contrasts_stem(stem)}.csv", rows.to_csv(index=False, lineterminator="\n")
+    if "tex" in formats:
+        yield f"{stem}.tex", latex(shown)
+    if "html" in formats:
+        yield f"{stem}.html", tables_html([shown], shown.heading)
+
+
+def _of_all(
+    tables: Sequence[Table], documents: Sequence[Document], formats: Sequence[str]
+) -> Iterator[tuple[str, str]]:
+    if "md" in formats:
+        yield f"{ALL}.md", "\n".join(map(markdown_of, documents))
+    if "tex" in formats:
+        yield f"{ALL}.tex", standalone([f"{stem}.tex" for stem in stems(tables)])
+    if "html" in formats:
+        names = ", ".join(dict.fromkeys(table.grid.study for table in tables))
+        yield f"{ALL}.html", tables_html(documents, f"Tables of study {names}")
 
 
 def _section_order(table: Table) -> tuple[bool, list[int], str, str]:
-    """Sections by number, then grids that are none of the paper's, by name."""
     numbers = [int(n) for n in re.findall(r"\d+", table.grid.section or "")]
     return (table.grid.section is None, numbers, table.grid.study, table.grid.name)
 
 
-def _stems(tables: list[Table]) -> list[str]:
-    """`4.2-minimalist`, `demo`; with the study where two would share a file."""
-    short = [_stem([table.grid.section or "", table.grid.name]) for table in tables]
-    taken = Counter(stem.lower() for stem in [*short, ALL])  # a file system may ignore case
-    stems = [
-        stem if taken[stem.lower()] == 1 else _stem([stem, table.grid.study])
-        for stem, table in zip(short, tables, strict=True)
-    ]
-    for stem, count in Counter([*stems, ALL]).items():
-        if count > 1:
-            raise InputError(f"{count} tables would be written to {stem}.md; rename a grid")
-    return stems
+def _check_any_run(tables: Sequence[Table]) -> None:
+    if not any(run.state != WAITING for t in tables for row in t.rows for run in row.runs):
+        names = ", ".join(dict.fromkeys(table.grid.study for table in tables))
+        raise InputError(
+            f"study {names}: no cell of these grids has left anything, so there is nothing to "
+            "report; `banditgrid run` them first, or name another store or place"
+        )
 
 
 def _stem(parts: list[str]) -> str:
     return re.sub(r"[^A-Za-z0-9._-]+", "-", "-".join(part for part in parts if part)).strip("-.")
+
+
+def _write_all(files: Files, out: Path, what: str) -> list[Path]:
+    """Every file, in a folder that is made where there is none."""
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        return [_write(path, text) for path, text in files.items()]
+    except OSError as error:
+        raise InputError(
+            f"{out}: the {what} cannot be written there: {error.strerror}; "
+            "name a folder that you may write to"
+        ) from None
 
 
 def _write(path: Path, text: str) -> Path:

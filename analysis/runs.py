@@ -177,4 +177,4 @@ def _row(run: Run) -> dict[str, Any]:
         row |= {f"{phase}_{name}": run.read(phase, metric) for name, metric in METRICS.items()}
         row[f"{phase}_test_primary"] = run.primary(phase, "test")
         row[f"{phase}_train_primary"] = run.primary(phase, "train")
-    return row | asdict(run.training.costs)
+    return row | {f"spent_{name}": x for name, x in asdict(run.training.costs).items()}

@@ -3,95 +3,34 @@
 A signature is a function of one pair's arms that gives `Finding`s; `SIGNATURES` has them by name.
 Each rule is on a 95% interval, never on a point: it holds where the whole interval says so, does
 not hold where the whole interval says the opposite, and else cannot be told. One seed tells of a
-run, so that it never decides anything of an arm. Two arms that no contrast of the grid declares are
-compared all the same, and the finding says "exploratory".
+run, so that it never decides anything of an arm. Diverged seeds count at their last evaluation.
 
-Leaves out declared contrasts and which choices matter (`findings.py`), and all layout.
+Here are those of one arm; leaves out those of two (`steps.py`), declared contrasts and which
+choices matter (`findings.py`).
 """
 
 from __future__ import annotations
 
-import itertools
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator
 from typing import Final, NamedTuple
 
 import numpy as np
 
-from analysis.contrasts import ALPHA, MARGIN, Comparison, compare, tost
-from analysis.declared import Result
+from analysis import steps
+from analysis.contrasts import MARGIN
 from analysis.estimates import mean
-from analysis.intervals import NOTHING, Estimate, Matrix, mean_t, two_way_variances, with_t
-from analysis.matching import cost_ratios, group_of
-from analysis.outcomes import Outcomes, Unusable
-from analysis.runs import METRICS, Run
+from analysis.finding import Finding, Pair, above, below, either, every, seeds_told
+from analysis.intervals import NOTHING, Estimate, Matrix, Vector, mean_t, two_way_variances, with_t
+from analysis.outcomes import reordering
+from analysis.runs import Run
 from analysis.study import Study
 from analysis.tables import Row
 from grids import outcome
 
 GAIN: Final = 0.05  # the paper's rule 1: a smaller gain is a reason to doubt the base model
-FELL: Final = 0.1  # of where it began: what is left of an entropy or reward spread that is gone
-EIGHTFOLD: Final = 8
-
-
-@dataclass(frozen=True)
-class Finding:
-    """Something that the data says, or cannot say.
-
-    Attributes:
-        name: what is claimed. where: of which pair and arm.
-        holds: None where the data cannot tell.
-        text: one sentence with its numbers, their intervals and n.
-        evidence: what lies behind it, a line each.
-    """
-
-    name: str
-    where: str
-    holds: bool | None
-    text: str
-    evidence: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class Pair:
-    """What one table has of one pair."""
-
-    name: str
-    rows: tuple[Row, ...]
-    results: tuple[Result, ...]  # of the declared contrasts
-    study: Study
-
-    @property
-    def arms(self) -> tuple[Row, ...]:
-        """Each trained policy once: an arm that was merged into another says nothing new."""
-        found: dict[tuple[object, ...], Row] = {}
-        for row in self.rows:
-            cell = row.arm.cell
-            found.setdefault((cell.arm_key, cell.rounds, cell.eval_key), row)
-        return tuple(found.values())
-
-    def where(self, *rows: Row) -> str:
-        """`OLMo-MATH (32,1,0) raw`; two arms with `to` between them."""
-        return f"{self.name} {' to '.join(row.arm.label for row in rows)}"
-
-
-Signature = Callable[[Pair], Iterable[Finding]]
-
-
-def below(estimate: Estimate, bound: float) -> bool | None:
-    """Whether the truth is below a bound, as far as the interval tells."""
-    if estimate.high < bound:  # NaN fails both
-        return True
-    return False if estimate.low > bound else None
-
-
-def seeds_told(n: int) -> str:
-    """`1 seed`, `3 seeds`."""
-    return f"{n} seed{'' if n == 1 else 's'}"
-
-
-# ---- of one arm
+SPLITS: Final = ("train", "test")
+FELL: Final = 0.1  # of where it began: what is left of an entropy or a spread that is gone
 
 
 def no_improvement(pair: Pair) -> Iterator[Finding]:
@@ -99,146 +38,199 @@ def no_improvement(pair: Pair) -> Iterator[Finding]:
     for row in pair.arms:
         gain = row.estimates.get("gain_test", NOTHING)
         holds = below(gain, GAIN)
-        told = {True: f"below {GAIN}", False: f"above {GAIN}", None: _untold(row, gain)}[holds]
+        told = {True: f"below {GAIN}", False: f"above {GAIN}", None: ""}[holds]
         if holds and row.arm.cell.shape[1:] == (1, 0):
             told += ", on the minimalist arm a reason to doubt the base model"
-        yield Finding("no improvement", pair.where(row), holds, f"{_gain(row)}: {told}", _runs(row))
+        yield _finding("no improvement", pair, row, holds, _gain(row), told)
 
 
 def overfitting(pair: Pair) -> Iterator[Finding]:
-    """Train gain above 0.05, test gain below the margin, and train gain above test gain.
-
-    It does not hold where train surely gains less, test surely more, or test at least as much.
-    """
+    """Train gain above 0.05, test gain below 0.02, and train gain above test gain."""
     for row in pair.arms:
         train, test = (row.estimates.get(f"gain_{split}", NOTHING) for split in ("train", "test"))
-        if not row.arm.cell.eval.train_questions:
-            why = "cannot be told: train questions were not scored"
-            yield Finding("train up, test flat", pair.where(row), None, why, _runs(row))
-            continue
-        gap = _gap(row, pair.study)
-        signs = (_not(below(train, GAIN)), below(test, MARGIN), _not(below(gap, 0.0)))
-        holds = _all(signs)
-        told = f": {_untold(row, gap)}" if holds is None else ""
-        text = (
-            f"train gain {train.format(sign=True)}, test gain {test.format(sign=True)}, their "
-            f"difference {gap.format(sign=True)}, {seeds_told(gap.n)}{told}"
-        )
-        yield Finding("train up, test flat", pair.where(row), holds, text, _runs(row))
+        over = _gap(row, pair.study)
+        holds = every([above(train, GAIN), below(test, MARGIN), above(over, 0.0)])
+        text = f"{_gain(row)}; train gain {train.format(sign=True)}, {over.format(sign=True)} more"
+        told = "" if row.arm.cell.eval.train_questions else "train questions were not scored"
+        yield _finding("train up, test flat", pair, row, holds, text, told)
 
 
 def collapse(pair: Pair) -> Iterator[Finding]:
-    """A seed diverged, the final policy is below its base by more than 0.05, or token entropy or
-    the rewards' spread ended below a tenth of where it began.
+    """A seed diverged, or the final policy is below its base by more than 0.05, or token entropy or
+    the rewards' standard deviation ended below a tenth of where it began.
 
-    The last two are no collapse where test Pass@1 surely rose: a policy that is nearly always
-    right, and sure of it, has neither. What a journal does not tell is said and decides nothing.
+    The last two are no collapse where test Pass@1 surely rose: a policy that is right nearly always
+    and sure of it has neither. What a journal does not tell is said, and decides nothing.
     """
     for row in pair.arms:
         gain = row.estimates.get("gain_test", NOTHING)
-        broke = [f"s{run.cell.seed} at round {run.diverged_round}" for run in row.in_state(
-            outcome.DIVERGED)]  # fmt: skip
-        fell = {"entropy": _left(row, outcome.ENTROPY), "reward sd": _left(row, outcome.REWARD_SD)}
+        left = {"entropy": _left(row, outcome.ENTROPY), "reward sd": _left(row, outcome.REWARD_SD)}
+        broke = [
+            f"s{run.cell.seed} diverged at round {run.diverged_round}"
+            for run in row.in_state(outcome.DIVERGED)
+        ]
         signs = [bool(broke), below(gain, -GAIN)]
-        signs += [below(left, FELL) and gain.low <= 0 for left in fell.values() if left.n]
-        holds = _any(signs) if len(row.counted) > 1 else None
-        told = [f"diverged: {', '.join(broke)}" if broke else "no seed diverged", _gain(row)]
-        told += [f"{name} {_ratio(left)}" for name, left in fell.items()]
-        told += [_untold(row, gain)] if holds is None else []
-        yield Finding("collapse", pair.where(row), holds, "; ".join(told), _runs(row))
+        signs += [False if gain.low > 0 else below(x, FELL) for x in left.values() if x.n]
+        told = [_gain(row), *(broke or ["no seed diverged"])]
+        told += [f"{name} last over first tenth of rounds {x}" for name, x in left.items()]
+        holds = either(signs) if len(row.counted) > 1 else None
+        yield _finding("collapse", pair, row, holds, "; ".join(told))
 
 
-def format_gain(pair: Pair) -> Iterator[Finding]:
-    """The gain is learning to write answers that parse: that part is above 0, and the other below
-    the margin. It does not hold where the part of parsing is below the margin, or the other above 0.
+def by_format(pair: Pair) -> Iterator[Finding]:
+    """What the gain has by more answers that parse is above 0.02, the rest of it below.
 
-    Pass@1 is P(parsed) × P(correct given parsed). A seed's gain is split exactly, each factor's
-    change at the other's mean of base and final (Kitagawa 1955, J. Am. Stat. Assoc. 50:1168).
+    Pass@1 is P(parsed) × P(correct given parsed), so that a seed's gain is exactly the sum of each
+    factor's change times the other's mean of base and final (Kitagawa 1955, J. Am. Stat. Assoc.
+    50:1168). It holds for these test questions, seeds alone being random.
     """
     for row in pair.arms:
-        splits = [_split(run) for run in row.counted]
-        known = [split for split in splits if not math.isnan(split.form + split.content)]
-        form, content = mean(s.form for s in known), mean(s.content for s in known)
-        holds = _by_format(form, content)
-        if len(known) < len(splits):
-            holds, told = None, "P(correct given parsed) is unknown of some seed"
-        elif known and all(s.parsed == (1.0, 1.0) for s in known):
-            told = "every answer of base and final parsed: nothing to gain by format"
-        else:
-            told = _untold(row, form) if holds is None else ""
+        splits = {run.cell.seed: _split(run) for run in row.counted}
+        unknown = [f"s{seed}" for seed, split in splits.items() if math.isnan(split.content)]
+        form = mean(split.form for split in splits.values())
+        content = mean(split.content for split in splits.values())
+        holds = every([above(form, MARGIN), below(content, MARGIN)])
         text = (
-            f"{_gain(row)}, of it {form.format(sign=True)} by P(parsed) and "
-            f"{content.format(sign=True)} by P(correct given parsed), on these test questions"
+            f"{_gain(row)}; {form.format(sign=True)} of it by P(parsed), "
+            f"{content.format(sign=True)} by P(correct given parsed), on these questions"
         )
-        lines = (_split_told(run, s) for run, s in zip(row.counted, splits, strict=True))
-        text += f": {told}" if told else ""
-        yield Finding("gain by format alone", pair.where(row), holds, text, tuple(lines))
+        told = ""
+        if unknown:
+            holds, told = None, f"P(correct given parsed) is not known of {', '.join(unknown)}"
+        elif all(split.parsed == (1.0, 1.0) for split in splits.values()):
+            told = "every answer of base and final parsed: nothing to gain by format"
+        lines = tuple(f"s{seed}: {split}" for seed, split in splits.items())
+        yield _finding("gain by format alone", pair, row, holds, text, told, lines)
 
 
-# ---- of two arms
-
-
-def ceiling(pair: Pair) -> Iterator[Finding]:
-    """The last step to a larger batch, all else equal and one fresh rollout, gains less than the
-    margin per doubling. Steps are at equal rounds, so that a larger batch also saw more.
-    """
-    lone = (row for row in pair.rows if row.arm.cell.shape[1:] == (1, 0))
-    for rows in _alike(lone, lambda row: row.arm.cell.batch):
-        steps = [_step(a, b, pair) for a, b in itertools.pairwise(rows)]
-        if not steps:
-            continue
-        last, doublings = steps[-1], math.log2(rows[-1].arm.cell.batch / rows[-2].arm.cell.batch)
-        each = _scaled(last.difference, 1 / doublings)
-        told = f"{each.format(sign=True)} per doubling of the batch, {last.of}"
-        yield _little("ceiling of batch scaling", pair.where(*rows[-2:]), each, last, told,
-                      tuple(line for step in steps for line in step.evidence))  # fmt: skip
-
-
-def eightfold(pair: Pair) -> Iterator[Finding]:
-    """Rule 2: eight times the rollouts, all else equal, gain less than the margin."""
-    fresh = (row for row in pair.rows if not row.arm.cell.replay)
-    for rows in _alike(fresh, lambda row: row.arm.cell.rollouts, lambda row: row.arm.cell.batch):
-        for a, b in itertools.combinations(rows, 2):
-            if b.arm.cell.rollouts != EIGHTFOLD * a.arm.cell.rollouts:
-                continue
-            step = _step(a, b, pair)
-            told = f"{step.difference.format(sign=True)} for eightfold rollouts, {step.of}"
-            yield _little("diminishing returns per eightfold rollouts", pair.where(a, b),
-                          step.difference, step, told, step.evidence)  # fmt: skip
-
-
-def replay(pair: Pair) -> Iterator[Finding]:
-    """Rule 3: (B, 1, n - 1) loses less than the margin to (B, n, 0), all else equal, so that replay
-    saves n-fold generation. It does not hold where it surely loses more.
-    """
-    name = "replay within the margin of fresh rollouts"
-    for a, b in itertools.permutations(pair.rows, 2):
-        n = a.arm.cell.rollouts
-        shapes = ((a.arm.cell.batch, n, 0), (a.arm.cell.batch, 1, n - 1))
-        if n == 1 or (a.arm.cell.shape, b.arm.cell.shape) != shapes or _else(a) != _else(b):
-            continue
-        step = _step(a, b, pair)
-        holds: bool | None = True if tost(step.difference, MARGIN)[1] < ALPHA else None
-        holds = False if step.difference.high < -MARGIN else holds
-        told = f"replay minus fresh {step.difference.format(sign=True)}, {step.of}"
-        if step.why:
-            holds, told = None, f"{told}: {step.why}"
-        elif holds is None:
-            told += f": {_open(step.difference)}"
-        yield Finding(name, pair.where(a, b), holds, told, step.evidence)
-
-
+Signature = Callable[[Pair], Iterable[Finding]]
 SIGNATURES: Final[dict[str, Signature]] = {
     "no improvement": no_improvement,
     "train up, test flat": overfitting,
     "collapse": collapse,
-    "gain by format alone": format_gain,
-    "ceiling of batch scaling": ceiling,
-    "diminishing returns per eightfold rollouts": eightfold,
-    "replay within the margin of fresh rollouts": replay,
+    "gain by format alone": by_format,
+    "ceiling of batch scaling": steps.ceiling,
+    "diminishing returns per eightfold rollouts": steps.eightfold,
+    "replay within the margin of fresh rollouts": steps.replay,
 }
 
 
 def signatures(pair: Pair) -> tuple[Finding, ...]:
     """Every signature of a pair."""
     return tuple(finding for signature in SIGNATURES.values() for finding in signature(pair))
+
+
+def gap(train_S_Q: Matrix, test_S_Q: Matrix) -> Estimate:
+    """Mean of train minus mean of test, values of equal seeds on two sets of questions.
+
+    Seeds and questions are random, as in `intervals.two_way`: V_seed is of the seeds' own
+    differences, what the two sets of questions bring adds up.
+    """
+    diff_S = train_S_Q.mean(axis=1) - test_S_Q.mean(axis=1)
+    over_seeds = mean_t(diff_S)
+    if len(diff_S) < 2:
+        return over_seeds
+    parts = [two_way_variances(values_S_Q) for values_S_Q in (train_S_Q, test_S_Q)]
+    by_seed, by_question = over_seeds.se**2, sum(part.question for part in parts)
+    total = max(by_seed + by_question - sum(part.cell for part in parts), by_seed, by_question)
+    return with_t(over_seeds.value, math.sqrt(total), over_seeds.df, over_seeds.n)
+
+
+class Split(NamedTuple):
+    """One run's gain by format and by content, from P(parsed) and P(correct given parsed) of base
+    and final; NaN where nothing parsed, so that the second is not known."""
+
+    form: float
+    content: float
+    parsed: tuple[float, float]
+    right: tuple[float, float]
+
+    def __str__(self) -> str:
+        (p, q), (c, d) = self.parsed, self.right
+        return f"P(parsed) {p:.3f} to {q:.3f}, P(correct given parsed) {c:.3f} to {d:.3f}"
+
+
+def split(passed: tuple[float, float], parsed: tuple[float, float]) -> Split:
+    """The split of a gain, from Pass@1 and P(parsed) of (base, final)."""
+    right = [x / p if p > 0 and x <= p else math.nan for x, p in zip(passed, parsed, strict=True)]
+    form = (parsed[1] - parsed[0]) * (right[0] + right[1]) / 2
+    content = (right[1] - right[0]) * (parsed[0] + parsed[1]) / 2
+    return Split(form, content, parsed, (right[0], right[1]))
+
+
+def _split(run: Run) -> Split:
+    sampled = run.cell.eval.primary == "sampled"
+    metric = outcome.TEST_PARSED + (outcome.SAMPLED_SUFFIX if sampled else "")
+    return split(
+        (run.primary("base", "test"), run.primary("final", "test")),
+        (run.read("base", metric), run.read("final", metric)),
+    )
+
+
+def _gap(row: Row, study: Study) -> Estimate:
+    """Train gain minus test gain of an arm."""
+    if not study.source.has_answers:
+        gains = (
+            [r.primary("final", x) - r.primary("base", x) for x in SPLITS] for r in row.counted
+        )
+        return mean(train - test for train, test in gains)
+    found = [_gains(row, split, study) for split in SPLITS]
+    seeds = [seed for seed in found[0] if seed in found[1]]
+    if not seeds:
+        return NOTHING
+    train_S_Q, test_S_Q = (np.stack([gains[seed] for seed in seeds]) for gains in found)
+    scored = [np.isfinite(gains_S_Q).all(axis=0) for gains_S_Q in (train_S_Q, test_S_Q)]
+    if min(mask.sum() for mask in scored) < 2:
+        return NOTHING
+    return gap(train_S_Q[:, scored[0]], test_S_Q[:, scored[1]])
+
+
+def _gains(row: Row, split: str, study: Study) -> dict[int, Vector]:
+    """Gain in each question by seed, of the seeds that have both answers."""
+    decoding = row.arm.cell.eval.primary
+    base, final = (
+        study.stacked(row.counted, phase, split, decoding).outcomes for phase in ("base", "final")
+    )
+    if base is None or final is None:
+        return {}
+    order = reordering(final.questions, base.questions, ("final", "base"))
+    base_S_Q, final_S_Q = base.means_S_Q[:, order], final.means_S_Q
+    return {
+        seed: final_S_Q[i] - base_S_Q[base.seeds.index(seed)]
+        for i, seed in enumerate(final.seeds)
+        if seed in base.seeds
+    }
+
+
+def _left(row: Row, metric: str) -> Estimate:
+    """Last over first tenth of rounds, mean over the seeds that tell both."""
+    told = [(run.training.first.get(metric, 0.0), run.training.last.get(metric, math.nan))
+            for run in row.counted]  # fmt: skip
+    return mean(last / first for first, last in told if first > 0)
+
+
+def _gain(row: Row) -> str:
+    gain, base = (row.estimates.get(name, NOTHING) for name in ("gain_test", "base_test"))
+    return f"test gain {gain.format(sign=True)} over the base's {base}, {seeds_told(gain.n)}"
+
+
+def _finding(
+    name: str, pair: Pair, row: Row, holds: bool | None, text: str, told: str = "",
+    evidence: tuple[str, ...] = (),
+) -> Finding:  # fmt: skip
+    """A finding of one arm; `told` is what it comes to, and by default why it cannot be told."""
+    if not row.counted:
+        return Finding(name, pair.where(row), None, f"no seed counts ({'; '.join(row.notes)})")
+    if holds is None and not told:
+        one = len(row.counted) == 1
+        told = "one seed tells of a run alone" if one else "the interval leaves it open"
+    text = f"{text}: {told}" if told else text
+    return Finding(name, pair.where(row), holds, text, evidence or _by_seed(row))
+
+
+def _by_seed(row: Row) -> tuple[str, ...]:
+    return tuple(
+        f"s{run.cell.seed}: test Pass@1 {run.primary('base', 'test'):.3f} to "
+        f"{run.primary('final', 'test'):.3f}"
+        for run in row.counted
+    )

@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import replace
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Final, NamedTuple
 
 from analysis.contrasts import ALPHA, MARGIN, Comparison, compare, tost
@@ -23,6 +22,7 @@ from analysis.study import Study
 from analysis.tables import Row
 
 EXPLORATORY: Final = "exploratory: no contrast declares it"
+COSTS: Final = ("generated_tokens", "trained_tokens", "seconds")
 
 
 class Step(NamedTuple):
@@ -83,29 +83,31 @@ def replay(pair: Pair) -> Iterator[Finding]:
             holds = True if tost(made.difference, MARGIN)[1] < ALPHA else None
             holds = False if made.difference.high < -MARGIN else holds
             yield _judged(
-                "replay within the margin of fresh rollouts", pair.where(a, b), holds,
-                "by replay", made, {True: f"loses less than {MARGIN}",
-                                    False: f"loses more than {MARGIN}"},
+                "replay within the margin of fresh rollouts", pair.where(a, b),
+                "by replay in place of fresh rollouts", made, holds,
+                (f"loses less than {MARGIN}, so that replay may save the generation",
+                 f"loses more than {MARGIN}"),
             )  # fmt: skip
 
 
 def step(a: Row, b: Row, pair: Pair) -> Step:
     """From row a to row b of a pair, declared or not."""
     for result in pair.results:
-        if result.stratum.arm_keys == _arm_keys(a, b) and _rounds(result) == _horizons(a, b):
+        if _is_of(result, a, b):
             return _declared(result)
     decoding = a.arm.cell.eval.primary
-    arms = [pair.study.stacked(row.counted, "final", "test", decoding) for row in (a, b)]
-    for row, (outcomes, missing) in zip((a, b), arms, strict=True):
-        if outcomes is None:
-            reasons = "; ".join(dict.fromkeys(missing.values())) or "; ".join(row.notes)
-            why = f"{row.arm.label} has no answers to compare ({reasons or 'no seed counts'})"
+    arms = []
+    for row in (a, b):
+        stacked = pair.study.stacked(row.counted, "final", "test", decoding)
+        if stacked.outcomes is None:
+            reasons = "; ".join(dict.fromkeys(stacked.missing.values())) or "; ".join(row.notes)
+            why = f"{row.arm.label} has no answers to compare ({reasons})"
             return Step(NOTHING, why, EXPLORATORY, ())
+        arms.append(stacked.outcomes)
     try:
-        made = compare(arms[0].outcomes, arms[1].outcomes)  # type: ignore[arg-type]
+        return _undeclared(a, b, compare(*arms), pair.study)
     except Unusable as error:
         return Step(NOTHING, str(error), EXPLORATORY, ())
-    return _undeclared(a, b, made, pair.study)
 
 
 def _declared(result: Result) -> Step:
@@ -132,8 +134,53 @@ def _undeclared(a: Row, b: Row, made: Comparison, study: Study) -> Step:
     return _step(made, why, EXPLORATORY, cost_ratios(runs, seeds))
 
 
-def _step(made: Comparison, why: str, standing: str, costs: dict[str, Estimate]) -> Step:
-    seeds = len(made.by_seed)
+def _step(made: Comparison, why: str, standing: str, costs: Mapping[str, Estimate]) -> Step:
     verdict = "no verdict" if why else made.verdict
-    told = f"{seeds_told(seeds)}, {made.questions} questions, {verdict}; {standing}"
-    ...
+    told = f"{seeds_told(len(made.by_seed))}, {made.questions} questions, {verdict}; {standing}"
+    by_seed = ", ".join(f"s{seed} {value:+.3f}" for seed, value in made.by_seed.items())
+    evidence = [f"{made.difference.format(sign=True)} by seed: {by_seed}"]
+    evidence += [f"costs, b over a: {ratios}"] if (ratios := costs_told(costs)) else []
+    return Step(made.difference, why, told, tuple(evidence))
+
+
+def costs_told(ratios: Mapping[str, Estimate]) -> str:
+    """`generated_tokens × 0.13 [0.12, 0.14], ...`; empty where no cost is known of both arms."""
+    return ", ".join(f"{name} × {ratios[name].format(2)}" for name in COSTS if name in ratios)
+
+
+def _little(name: str, where: str, of: str, made: Step) -> Finding:
+    """A finding that a step gains less than the margin."""
+    told = (f"below {MARGIN}, so that effort may go elsewhere", f"above {MARGIN}")
+    return _judged(name, where, of, made, below(made.difference, MARGIN), told)
+
+
+def _judged(
+    name: str, where: str, of: str, made: Step, holds: bool | None, told: tuple[str, str]
+) -> Finding:
+    """A finding of a step; without a verdict it cannot be told. `told` are yes and no."""
+    holds = None if made.why else holds
+    verdict = (made.why or untold(made.difference)) if holds is None else told[not holds]
+    if made.difference.n == 0:
+        return Finding(name, where, None, f"{verdict} ({made.told})", made.evidence)
+    text = f"{made.difference.format(sign=True)} {of}: {verdict} ({made.told})"
+    return Finding(name, where, holds, text, made.evidence)
+
+
+def _alike(rows: Iterable[Row], of: Callable[[Row], object]) -> Iterable[list[Row]]:
+    """Rows that are equal in all but batch, rollouts and replay, and in what `of` gives."""
+    groups: dict[tuple[object, ...], list[Row]] = {}
+    for row in rows:
+        groups.setdefault((row.arm.cell.advantage, row.arm.extra, of(row)), []).append(row)
+    return groups.values()
+
+
+def _scaled(estimate: Estimate, factor: float) -> Estimate:
+    """The same in another unit."""
+    e = estimate
+    return Estimate(factor * e.value, factor * e.se, factor * e.low, factor * e.high, e.df, e.n)
+
+
+def _is_of(result: Result, a: Row, b: Row) -> bool:
+    """The result compares these very arms, in this direction and at their horizon."""
+    arms = ((result.stratum.a[0], a.arm.cell), (result.stratum.b[0], b.arm.cell))
+    return all(x.arm_key == y.arm_key and x.rounds == y.rounds for x, y in arms)

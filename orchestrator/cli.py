@@ -148,6 +148,32 @@ def tables(
 
 
 @app.command()
+def export(
+    study: Annotated[
+        str | None, typer.Argument(metavar="[STUDY]", help="Default: the only one there.")
+    ] = None,
+    store: StoreFolder = STORE,
+    out: Annotated[
+        Path | None, typer.Option("--out", help="File to write; default: STUDY.banditgrid.zip.")
+    ] = None,
+    completions: Annotated[
+        bool, typer.Option("--completions", help="With the texts that were graded.")
+    ] = False,
+) -> None:
+    """Write a study as one file to pass on: settings, journals, graded answers."""
+    from analysis.bundle import SUFFIX, BundleSource, write_bundle
+    from analysis.opening import store_at
+    from orchestrator.show import bytes_for_people
+
+    source = store_at(store, study)
+    path = write_bundle(source, out or Path(f"{source.name}{SUFFIX}"), completions)
+    made, size = BundleSource(path), bytes_for_people(path.stat().st_size)
+    answered, cells = len(made.row_groups), len(made.row_groups) + len(made.unusable)
+    typer.echo(f"written: {path} ({size}): {cells} cells, {answered} of them with graded answers")
+    typer.echo(f'open it: from analysis.study import Study; Study.open("{path}")')
+
+
+@app.command()
 def schema(
     out: Annotated[
         Path | None, typer.Option("--out", help="File to write. [default: standard output]")

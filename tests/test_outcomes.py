@@ -47,7 +47,7 @@ def test_the_order_of_rows_is_no_part_of_the_answers(tmp_path):
     [
         (ROWS[:-1], "final test sampled: not every question has the samples 0 to 2 once"),
         ([*ROWS[:-1], ROWS[-2]], "not every question has the samples 0 to 2 once"),
-        ([*ROWS[:-1], ROWS[-1] | {"sample": 7}], "not every question has the samples 0 to 2"),
+        ([*ROWS[:-1], ROWS[-1] | {"sample": 7}], "not every question has the samples 0 to 7"),
         ([*ROWS[:-1], ROWS[-1] | {"round": 30}], "rows of rounds 20 to 30; expected one"),
         ([*ROWS[:-1], ROWS[-1] | {"correct": 2.0}], "correct: got 0.0 to 2.0; expected 0 to 1"),
         ([*ROWS[:-1], ROWS[-1] | {"question": None}], "has rows without a phase, round, split"),

@@ -1,7 +1,6 @@
 """What `plan` tells of declared contrasts, and the noise that it reads from a study's own runs."""
 
 import json
-import os
 import subprocess
 import sys
 
@@ -14,6 +13,7 @@ from analysis.power import ASSUMED, noise_of, seeds_needed, smallest_effect
 from grids import load_grid
 from grids.paths import Store, write_json
 from grids.strata import strata
+from orchestrator import cli
 
 GRID = """
 name: shapes
@@ -239,7 +239,26 @@ def test_runs_that_all_answer_alike_tell_no_noise(load, store):
 # ---- the command
 
 
-def plan(path, store, *options):
+@pytest.fixture
+def plan(monkeypatch, capsys, tmp_path, store):
+    """What the command prints, 110 columns wide, where no local copies of models lie."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "110")
+
+    def told(path, *options):
+        argv = ["banditgrid", "plan", str(path), "--store", str(store.root), *options]
+        monkeypatch.setattr(sys, "argv", argv)
+        with pytest.raises(SystemExit) as end:
+            cli.main()
+        assert not end.value.code
+        return capsys.readouterr().out
+
+    return told
+
+
+def test_reading_runs_loads_nothing_heavy(grid_file, load, store):
+    grid = load(GRID)
+    train(store, grid, strata_of(grid)[0], {0, 1})
     code = (
         "import sys; from orchestrator import cli\n"
         "sys.argv = ['banditgrid', 'plan', *sys.argv[1:]]\n"
@@ -249,15 +268,15 @@ def plan(path, store, *options):
         "print(sorted(heavy & set(sys.modules)), file=sys.stderr)\n"
     )
     done = subprocess.run(
-        [sys.executable, "-c", code, str(path), "--store", str(store.root), *options],
-        capture_output=True, text=True, check=True, env={**os.environ, "COLUMNS": "110"},
+        [sys.executable, "-c", code, str(grid_file(GRID)), "--store", str(store.root)],
+        capture_output=True, text=True, check=True, cwd=store.root.parent,
     )  # fmt: skip
-    assert done.stderr.strip() == "[]"  # nothing heavy is loaded
-    return done.stdout
+    assert done.stderr.strip() == "[]"
+    assert "4 runs" in done.stdout
 
 
-def test_plan_shows_what_contrasts_can_find(grid_file, load, store):
-    shown = plan(grid_file(REAL.replace("margin: 0.1", "margin: 0.008")), store)
+def test_plan_shows_what_contrasts_can_find(plan, grid_file, load, store):
+    shown = plan(grid_file(REAL.replace("margin: 0.1", "margin: 0.008")))
     lines = shown.splitlines()
     start = next(i for i, line in enumerate(lines) if line.startswith("contrast "))
     first, second = (line.split() for line in lines[start + 1 : start + 3])
@@ -268,27 +287,27 @@ def test_plan_shows_what_contrasts_can_find(grid_file, load, store):
     assert lines.index(next(x for x in lines if x.startswith("to do:"))) < start
 
 
-def test_plan_says_what_observed_noise_is_worth(grid_file, load, store):
+def test_plan_says_what_observed_noise_is_worth(plan, grid_file, load, store):
     grid = load(GRID)
     for stratum in strata_of(grid):
         train(store, grid, stratum, {0, 1, 2})
-    shown = plan(grid_file(GRID), store)
+    shown = plan(grid_file(GRID))
     assert "12 runs" in shown and "assumed" not in shown
     assert "to a factor of 0.60 to 2.87 (95%)" in shown
     more = "  - {name: m, a: {advantage: raw}, b: {advantage: grpo}, with: {rollouts: 2}}"
     text = f"{GRID}{more}\n"
     grid = load(text)
     train(store, grid, strata(grid, grid.contrasts[1])[0], {0, 1})
-    assert "to a factor of 0.45 to 31.91 (95%)" in plan(grid_file(text), store)  # the worse of both
+    assert "to a factor of 0.45 to 31.91 (95%)" in plan(grid_file(text))  # the worse of both
 
 
-def test_plan_for_programs_has_the_same_numbers(grid_file, load, store):
-    told = json.loads(plan(grid_file(REAL), store, "--json"))["contrasts"]
+def test_plan_for_programs_has_the_same_numbers(plan, grid_file, load, store):
+    told = json.loads(plan(grid_file(REAL), "--json"))["contrasts"]
     assert told == json.loads(json.dumps([design.row() for design in designs(load(REAL), store)]))
     assert {"power", "alpha", "target", "noise", "seeds_needed", "smallest_effect"} <= set(told[0])
 
 
-def test_a_plan_without_contrasts_has_no_table(grid_file, store):
+def test_a_plan_without_contrasts_has_no_table(plan, grid_file):
     text = GRID[: GRID.index("contrasts:")]
-    assert "finds:" not in plan(grid_file(text), store)
-    assert json.loads(plan(grid_file(text), store, "--json"))["contrasts"] == []
+    assert "finds:" not in plan(grid_file(text))
+    assert json.loads(plan(grid_file(text), "--json"))["contrasts"] == []

@@ -203,10 +203,10 @@ def test_assumed_noise_is_as_documented():
 
 
 def test_noise_of_a_table_by_hand():
-    # diff_S_Q = [[1, 0, -1], [1, 0, 0]]: seeds' means 0 and 2/3, questions' 1, 0 and -1/2.
-    # Residuals are ± (1/6, 1/6, -1/3): their squares sum to 1/3, over (2 - 1)(3 - 1).
+    # diff_S_Q = [[1, 0, -1], [1, 1, 0]]: seeds' means 0 and 2/3, questions' 1, 1/2 and -1/2.
+    # Residuals are ± (1/3, -1/6, -1/6): their squares sum to 1/3, over (2 - 1)(3 - 1).
     a_S_Q_K = np.array([[[0], [1], [1]], [[0], [0], [1]]])
-    b_S_Q_K = np.array([[[1], [1], [0]], [[1], [0], [1]]])
+    b_S_Q_K = np.array([[[1], [1], [0]], [[1], [1], [1]]])
     noise = noise_of(a_S_Q_K, b_S_Q_K)
     assert noise.interaction == pytest.approx(1 / 6)
     assert noise.seed == pytest.approx(2 / 9 - 1 / 6 / 3)

@@ -18,7 +18,12 @@ from tests.synthetic_store import (
     write_journal,
 )
 
-LINES = {0: evaluated(0.2, 0.3), 50: evaluated(0.4, 0.5), 100: evaluated(0.6, 0.7)}
+TOKENS = outcome.GENERATED_TOKENS
+LINES = {
+    0: evaluated(0.2, 0.3),
+    50: {**evaluated(0.4, 0.5), TOKENS: 30},
+    100: {**evaluated(0.6, 0.7), TOKENS: 40},
+}
 
 
 @pytest.fixture
@@ -46,7 +51,7 @@ def test_a_finished_cell_is_a_row_with_its_numbers(store):
         0.9,
         0,
     )
-    assert row.generated_tokens == 1000
+    assert (row.rounds, row.spent_rounds, row.spent_generated_tokens) == (100, 2, 70)
     assert (row.key, row.seed, row.lr) == (grid.cells()[0].key, 0, 1e-6)
     assert row["eval.every"] == 100
     assert math.isnan(row.final_test_sampled)
@@ -109,7 +114,7 @@ def test_a_grid_reads_at_its_own_horizon(store):
     assert short.cells()[0].key == long.cells()[0].key
     run = read_run(short.cells()[0], paths)
     assert (run.state, run.primary("final", "test"), run.scored_round) == ("finished", 0.4, 50)
-    assert math.isnan(run.generated_tokens)  # done.json counts those of the longer run
+    assert run.training.costs.generated_tokens == 30  # not those of the longer run
 
 
 def test_what_diverged_later_is_finished_at_a_shorter_horizon(store):
