@@ -9,7 +9,7 @@ PIP_ARGS ?=
 export TOKENIZERS_PARALLELISM := false
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow check tables bench ui
+.PHONY: help setup demo test test-slow check tables report bench ui
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /: /' | column -t -s: 2>/dev/null || true
@@ -30,6 +30,9 @@ demo: setup  ## train the demo grid and print its table
 
 tables: setup  ## the tables of GRIDS (the paper's) from STORE
 	$(BIN)/banditgrid tables $(GRIDS) --store $(STORE) --out tables
+
+report: setup  ## one page of tables, figures and findings of GRIDS, report.html
+	$(BIN)/banditgrid report $(GRIDS) --store $(STORE) --out report.html
 
 ui: setup  ## browse the runs of STORE in MLflow
 	$(BIN)/banditgrid ui --store $(STORE)

@@ -55,7 +55,8 @@ def best_set(values_by_label: Mapping[str, Matrix], alpha: float = 0.05) -> Best
 
     Each arm has an array, seeds × questions, of its means over samples; row s and column q are the
     same seed and question in every arm. One seed leaves all arms in. Raises `InputError` without
-    an arm, where shapes differ, where a value is missing, and for alpha outside (0, 0.5).
+    an arm, with one question, where shapes differ, where a value is missing, and for alpha outside
+    (0, 0.5).
     """
     arrays: dict[str, Matrix] = {
         label: np.asarray(values, dtype=np.float64) for label, values in values_by_label.items()
@@ -71,14 +72,13 @@ def best_set(values_by_label: Mapping[str, Matrix], alpha: float = 0.05) -> Best
 
 
 def _p_values(arrays: list[Matrix]) -> Matrix:
-    """[i, j]: one-sided p of arm j being no better than arm i, times J - 1; NaN: not tested."""
+    """[i, j]: the one-sided p of arm j being no better than arm i; NaN: not tested."""
     p_J_J = np.full((len(arrays), len(arrays)), math.nan)
     for (i, this), (j, other) in itertools.combinations(enumerate(arrays), 2):
         gap = two_way(other - this)
         p_J_J[i, j] = gap.p / 2 if gap.value > 0 else 1 - gap.p / 2
         p_J_J[j, i] = 1 - gap.p / 2 if gap.value > 0 else gap.p / 2
-    adjusted_J_J: Matrix = np.minimum(p_J_J * (len(arrays) - 1), 1.0)
-    return adjusted_J_J
+    return p_J_J
 
 
 def _candidate(label: str, mean: Estimate, p_by_rival: dict[str, float], alpha: float) -> Candidate:
@@ -86,7 +86,8 @@ def _candidate(label: str, mean: Estimate, p_by_rival: dict[str, float], alpha: 
     if not tested:
         return Candidate(label, mean, True, None, math.nan)
     rival = min(tested, key=lambda name: tested[name])
-    return Candidate(label, mean, tested[rival] >= alpha, rival, tested[rival])
+    p = min(tested[rival] * len(tested), 1.0)
+    return Candidate(label, mean, p >= alpha, rival, p)
 
 
 def _reason(arms: int, seeds: int) -> str:
@@ -102,10 +103,10 @@ def _check(arrays: dict[str, Matrix], alpha: float) -> None:
         raise InputError(f"alpha: got {alpha:g}; expected a number between 0 and 0.5")
     first, expected = next((label, values.shape) for label, values in arrays.items())
     for label, values in arrays.items():
-        if values.ndim != 2 or values.shape != expected or 0 in values.shape:
+        if values.shape != expected or values.ndim != 2 or len(values) < 1 or values.shape[1] < 2:
             raise InputError(
-                f"{label} has values of shape {values.shape}, {first} of {expected}; "
-                "expected the same seeds × questions in every arm; keep what they share"
+                f"{label} has values of shape {values.shape}, {first} of {expected}; expected the "
+                "same seeds × questions in every arm, 1 × 2 at least; keep what they share"
             )
         if not np.isfinite(values).all():
             raise InputError(

@@ -7,7 +7,7 @@ drawing.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
@@ -55,18 +55,25 @@ class Panel:
 
 
 Lines = list[list[Panel | None]]  # None: this pair has no such panel
+Kind = Callable[[Arm], str]
 
 
-def of_pairs(table: Table, split: bool = False) -> Lines:
-    """Panels as they lie on the page; `split` makes one of every kind of arm a pair has."""
+def of_pairs(table: Table, kind: Kind | None = None, columns: int = COLUMNS) -> Lines:
+    """Panels as they lie on the page; with `kind`, one for every kind of arm that a pair has."""
     pairs = {pair: [r for r in table.rows if r.pair == pair] for pair in in_order(table)}
-    if not split:
-        return lines_of([Panel(pair, "", tuple(rows)) for pair, rows in pairs.items()])
-    kinds = list(dict.fromkeys(kind_of(row.arm) for row in table.rows))
-    by_kind = [[_of_kind(pair, kind, rows) for pair, rows in pairs.items()] for kind in kinds]
+    if kind is None:
+        return lines_of([Panel(pair, "", tuple(rows)) for pair, rows in pairs.items()], columns)
+    kinds = list(dict.fromkeys(kind(row.arm) for row in table.rows))
+    by_kind = [
+        [
+            _of_kind(pair, name, [r for r in rows if kind(r.arm) == name])
+            for pair, rows in pairs.items()
+        ]
+        for name in kinds
+    ]
     if len(pairs) == 1:
-        return lines_of([panels[0] for panels in by_kind])
-    blocks = zip(*(lines_of(panels) for panels in by_kind), strict=True)
+        return lines_of([panels[0] for panels in by_kind], columns)
+    blocks = zip(*(lines_of(panels, columns) for panels in by_kind), strict=True)
     return [line for block in blocks for line in block if any(line)]
 
 
@@ -79,9 +86,9 @@ def in_order(table: Table) -> tuple[str, ...]:
     return tuple(by_pair.values())
 
 
-def lines_of(panels: Sequence[Item | None]) -> list[list[Item | None]]:
-    """Three a line, or two where there are four; the last line is filled up."""
-    columns = 2 if len(panels) == 4 else min(COLUMNS, len(panels))
+def lines_of(panels: Sequence[Item | None], columns: int = COLUMNS) -> list[list[Item | None]]:
+    """So many a line, or two where there are four; the last line is filled up."""
+    columns = 2 if len(panels) == 4 and columns == 3 else min(columns, len(panels))
     lines = [list(panels[i : i + columns]) for i in range(0, len(panels), columns)]
     lines[-1] += [None] * (columns - len(lines[-1]))
     return lines
@@ -89,8 +96,7 @@ def lines_of(panels: Sequence[Item | None]) -> list[list[Item | None]]:
 
 def crowded(table: Table) -> bool:
     """A pair has more arms than a panel shows legibly."""
-    lines = of_pairs(table)
-    return any(len(panel.drawn) > FULL for line in lines for panel in line if panel)
+    return any(len(panel.drawn) > FULL for panel in panels_in(of_pairs(table)))
 
 
 def kind_of(arm: Arm) -> str:
@@ -98,9 +104,14 @@ def kind_of(arm: Arm) -> str:
     return f"{arm.cell.advantage} {arm.extra}".rstrip()
 
 
-def looks(rows: Iterable[Row]) -> dict[str, Look]:
+def panels_in(lines: Lines) -> list[Panel]:
+    """Those that there are, in reading order."""
+    return [panel for line in lines for panel in line if panel is not None]
+
+
+def looks(lines: Lines) -> dict[str, Look]:
     """Every arm's look by its label: colour by shape, dash by kind; one shape alone colours kinds."""
-    found = {row.arm.label: row.arm for row in rows}
+    found = {row.arm.label: row.arm for panel in panels_in(lines) for row in panel.drawn}
     shapes = list(dict.fromkeys(arm.cell.shape for arm in found.values()))
     kinds = list(dict.fromkeys(kind_of(arm) for arm in found.values()))
     places = {k: (shapes.index(a.cell.shape), kinds.index(kind_of(a))) for k, a in found.items()}
@@ -111,7 +122,7 @@ def looks(rows: Iterable[Row]) -> dict[str, Look]:
 
 def names(lines: Lines) -> dict[str, str]:
     """What a legend calls every drawn arm: with those that are the same runs and not drawn."""
-    panels = [panel for line in lines for panel in line if panel]
+    panels = panels_in(lines)
     drawn = {row.arm.label: row.arm.label for panel in panels for row in panel.drawn}
     for row in (row for panel in panels for row in panel.rows if row not in panel.drawn):
         if row.arm.label not in drawn and (twin := row.arm.twin) and twin in drawn:
@@ -161,7 +172,7 @@ def seeds(rows: Sequence[Row]) -> str:
 
 def twins(lines: Lines) -> str:
     """Which arms are drawn in two panels though they are the same runs."""
-    drawn = {row.arm.label: row for line in lines for p in line if p for row in p.drawn}
+    drawn = {row.arm.label: row for panel in panels_in(lines) for row in panel.drawn}
     told = [f"{row.arm.twin} and {label}" for label, row in drawn.items() if row.arm.twin in drawn]
     return f"The same runs: {'; '.join(told)}." if told else ""
 
@@ -197,5 +208,4 @@ def _states(runs: Sequence[Run]) -> str:
 
 
 def _of_kind(pair: str, kind: str, rows: Sequence[Row]) -> Panel | None:
-    found = tuple(row for row in rows if kind_of(row.arm) == kind)
-    return Panel(pair, kind, found) if found else None
+    return Panel(pair, kind, tuple(rows)) if rows else None

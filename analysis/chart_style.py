@@ -8,6 +8,7 @@ time. Leaves out what is drawn.
 from __future__ import annotations
 
 import functools
+import math
 import os
 import textwrap
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -16,11 +17,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, ParamSpec, TypeVar
 
+from analysis.intervals import Estimate
 from grids.errors import InputError, listed
 from grids.paths import scratch
 
 if TYPE_CHECKING:  # the command starts without matplotlib
     from matplotlib.axes import Axes
+    from matplotlib.axis import Axis
     from matplotlib.figure import Figure
     from matplotlib.lines import Line2D
 
@@ -34,14 +37,17 @@ WIDTH: Final = 7.0  # inches
 TEXT: Final = 7.0  # points
 LINE: Final = TEXT * 1.25 / 72  # inches from one line of text to the next
 LETTERS: Final = 19.0  # of `TEXT` points that surely fit into an inch
+HEIGHTS: Final = {1: 2.8, 2: 2.0, 3: 1.5}  # inches of a panel of points, by how many share a line
+BEYOND: Final = 0.6  # of the height of what is drawn, that a panel shows of intervals beyond it
+NO_RUN: Final = "no finished run"
 RC: Final[dict[str, Any]] = {
     "font.size": TEXT, "axes.titlesize": TEXT + 1, "axes.labelsize": TEXT + 1,
     "xtick.labelsize": TEXT, "ytick.labelsize": TEXT, "legend.fontsize": TEXT,
     "text.color": INK, "axes.edgecolor": GREY, "axes.linewidth": 0.6, "axes.axisbelow": True,
     "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "grid.color": PALE,
     "grid.linewidth": 0.5, "xtick.color": INK, "ytick.color": INK, "xtick.major.width": 0.6,
-    "ytick.major.width": 0.6, "text.parse_math": False, "pdf.fonttype": 3,
-    "svg.hashsalt": "banditgrid",
+    "ytick.major.width": 0.6, "text.parse_math": False, "pdf.fonttype": 42,
+    "axes.unicode_minus": False, "svg.hashsalt": "banditgrid",
 }  # fmt: skip
 # Nothing of the time and place in a file.
 METADATA: Final[dict[str, dict[str, Any]]] = {
@@ -83,23 +89,27 @@ class Look:
     marker: str
     dash: Any
     filled: bool
+    width: float = 1.1
 
     @staticmethod
     def of(shape: int, kind: int) -> Look:
         """Colour and marker tell the shape, dash and filling the kind.
 
         Beyond seven shapes markers move on against the colours: 49 shapes of 8 kinds look unlike.
+        Later shapes are thinner, so that one that lies upon another hides no part of it.
         """
         turns, place = divmod(shape, len(COLOURS))
         marker = MARKERS[(place + turns) % len(MARKERS)]
-        return Look(COLOURS[place], marker, DASHES[kind % 4], kind // 4 % 2 == kind % 2)
+        width = 2.0 - 1.0 * place / len(COLOURS)
+        return Look(COLOURS[place], marker, DASHES[kind % 4], kind // 4 % 2 == kind % 2, width)
 
     def line(self) -> dict[str, Any]:
         """matplotlib's words for it."""
         face = self.colour if self.filled else "white"
         return {
-            "color": self.colour, "marker": self.marker, "linestyle": self.dash, "linewidth": 1.1,
-            "markersize": 3.6, "markerfacecolor": face, "markeredgewidth": 0.8,
+            "color": self.colour, "marker": self.marker, "linestyle": self.dash,
+            "linewidth": self.width, "markersize": 2.4 + 1.2 * self.width,
+            "markerfacecolor": face, "markeredgewidth": 0.8,
         }  # fmt: skip
 
     def handle(self, label: str, **changed: Any) -> Line2D:
@@ -173,8 +183,8 @@ def page(
         for i in range(rows)
     ]  # fmt: skip
     y = height - 0.08
-    _write(figure, title, y, size=TEXT + 2, weight="bold", linespacing=1.2)
-    _write(figure, remarks, y - 0.165 * len(title) - 0.02, color=GREY, style="italic")
+    _write(figure, title, y, size=TEXT + 2.5, linespacing=1.2)
+    _write(figure, remarks, y - 0.165 * len(title) - 0.02, color=GREY)
     _write(figure, caption, LINE * len(caption) + 0.05, gid="caption")
     middle = (room.left + (WIDTH - room.left - room.right) / 2) / WIDTH
     figure.text(middle, (bottom - axis) / height, words.x, ha="center", va="bottom", size=TEXT + 1)
@@ -216,6 +226,36 @@ def name_panel(axes: Axes, name: str, remark: str = "") -> None:
         remark, (0, 1), (0, 2.5), xycoords="axes fraction", textcoords="offset points",
         color=GREY,
     )  # fmt: skip
+
+
+def shown(estimates: Sequence[Estimate], least: float) -> tuple[float, float]:
+    """The ends of an axis that holds all values, at least so far apart, and most of each interval.
+
+    An interval of few seeds can be so wide that values would lie on one line: it is cut off.
+    """
+    values = [estimate.value for estimate in estimates]
+    known = [estimate for estimate in estimates if not math.isnan(estimate.low)]
+    room = BEYOND * max(least, max(values) - min(values))
+    low = max(min(values) - room, min([*values, *(estimate.low for estimate in known)]))
+    high = min(max(values) + room, max([*values, *(estimate.high for estimate in known)]))
+    lacking = max(0.0, least - (high - low)) / 2
+    return low - lacking, high + lacking
+
+
+def log_ticks(axis: Axis) -> None:
+    """Plain numbers at 1, 2 and 5 times the powers of ten."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5), numticks=8))
+    axis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}"))
+    axis.set_minor_formatter(NullFormatter())
+
+
+def even_ticks(axis: Axis, steps: Sequence[float] = (1, 2, 5, 10)) -> None:
+    """About five, at round numbers."""
+    from matplotlib.ticker import MaxNLocator
+
+    axis.set_major_locator(MaxNLocator(5, steps=list(steps)))
 
 
 def _write(figure: Figure, lines: Sequence[str], inches: float, **look: Any) -> None:

@@ -13,6 +13,7 @@ from analysis.intervals import MISSING, Estimate
 from analysis.sheet import LONGEST, Sheet, number, one_line, probability
 from analysis.tables import Table
 
+
 def best_sheet(table: Table) -> Sheet | None:
     """A row an arm: whether it may be the best of its pair; None where no arms can be ranked."""
     ranked = [(made.pair, made.best) for made in table.choices if made.best is not None]

@@ -1,4 +1,4 @@
-"""A table's contrasts as raw numbers: one row a contrast and stratum, for spreadsheets and programs.
+"""A table's contrasts as raw numbers, a row a contrast and stratum: for programs and spreadsheets.
 
 Leaves out rendering (`contrast_sheets.py`) and every computation (`declared.py`).
 """

@@ -7,7 +7,7 @@ Each row is one contrast in one stratum; differences are b - a. Leaves out every
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from analysis.across import Across, across, by_contrast
@@ -152,26 +152,30 @@ def _percent(share: float) -> str:
 
 def _notes(results: Sequence[Result]) -> Iterator[str]:
     """What was declared and how the arms differ; then, place by place, what limits a verdict."""
-    for declared, places in _declared(results).items():
-        contrast = [r for r in results if r.contrast.name == declared.partition(":")[0]]
-        everywhere = len(places) == len(contrast)
-        yield declared if everywhere else f"{declared} ({', '.join(places)})"
-    limits: dict[str, list[str]] = {}
+    by_name: dict[str, list[Result]] = {}
     for result in results:
-        for limit in _limits(result):
-            limits.setdefault(limit, []).append(f"{result.contrast.name}, {result.where}")
+        by_name.setdefault(result.contrast.name, []).append(result)
+    for name, found in by_name.items():
+        for declared, places in _places((_declaration(r), r.where) for r in found).items():
+            everywhere = len(places) == len(found)
+            yield f"{name}: {declared}" + ("" if everywhere else f" ({'; '.join(places)})")
+    several = len(by_name) > 1
+    limits = _places(
+        (limit, f"{r.contrast.name}, {r.where}" if several else r.where)
+        for r in results for limit in _limits(r)
+    )  # fmt: skip
     for limit, places in limits.items():
-        where = places[0] if len(places) == 1 else f"{len(places)} places ({'; '.join(places)})"
-        told = one_line(limit, LONGEST)
-        yield f"all: {told}" if len(places) == len(results) > 1 else f"{where}: {told}"
+        everywhere = len(places) == len(results) > 1
+        where = "everywhere" if everywhere else "; ".join(places)
+        yield f"{where}: {one_line(limit, LONGEST)}"
 
 
-def _declared(results: Sequence[Result]) -> dict[str, list[str]]:
-    """Text -> the places that it holds of."""
-    told: dict[str, list[str]] = {}
-    for result in results:
-        told.setdefault(_declaration(result), []).append(result.where)
-    return told
+def _places(told: Iterable[tuple[str, str]]) -> dict[str, list[str]]:
+    """Each text once, with the places that it is of."""
+    places: dict[str, list[str]] = {}
+    for text, place in told:
+        places.setdefault(text, []).append(place)
+    return places
 
 
 def _declaration(result: Result) -> str:
@@ -179,7 +183,7 @@ def _declaration(result: Result) -> str:
     differ = ", ".join(f"{n} ({_short(x)}, {_short(y)})" for n, (x, y) in result.differ.items())
     held = ", ".join(result.held) or "nothing that is planned"
     return (
-        f"{contrast.name}: a is {_arm(a)}, b is {_arm(b)}; declared {contrast.claim} with margin "
+        f"a is {_arm(a)}, b is {_arm(b)}; declared {contrast.claim} with margin "
         f"{contrast.margin:g}, matched on {contrast.match}. Everything in which a and b differ: "
         f"{differ or 'nothing'}. Held equal: {held}"
     )

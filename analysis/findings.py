@@ -10,10 +10,11 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from analysis.across import across, by_contrast
 from analysis.arms import NAMED_AXES
-from analysis.choices import Choices
+from analysis.choices import EVERY_PAIR, FACTORIAL, Choices
 from analysis.contrasts import ALPHA, Comparison, holm
 from analysis.declared import Result
 from analysis.finding import Finding, Pair, seeds_told
+from analysis.intervals import MISSING
 from analysis.sheet import one_line, probability
 from analysis.signatures import signatures
 from analysis.steps import costs_told
@@ -22,6 +23,11 @@ from analysis.tables import Table
 from grids.cell import Cell
 
 HOLDS = {True: "holds", False: "does not hold", None: "cannot be told"}
+READING = (
+    "A finding holds or does not where a whole 95% interval says so, and else cannot be told. "
+    "Signatures' intervals are not corrected for how many they are."
+)
+PAIR = {"model", "dataset"}
 SHOWN = 3  # of the largest shares
 
 
@@ -81,13 +87,21 @@ def _of_contrasts(results: Sequence[Result]) -> Iterator[Finding]:
     for name, found in by_contrast(results).items():
         if len(found) > 1:
             over = across(found)
-            used = tuple(f"in the mean: {pair}" for pair in over.used)
+            lines = tuple(_line(result, result.pair in over.used) for result in found)
             yield Finding(
-                f"{name}: differs between pairs", "all pairs", over.differs, over.text, used
+                f"{name}: differs between pairs", EVERY_PAIR, over.differs, over.text, lines
             )
         for result in found:
             claim = f"{name}: {result.contrast.claim}"
             yield Finding(claim, result.where, _claimed(result), _told(result), _behind(result))
+
+
+def _line(result: Result, used: bool) -> str:
+    """`OLMo-MATH: +0.010 [-0.010, +0.030], equivalent`."""
+    made = result.comparison
+    difference = made.difference.format(sign=True) if made else MISSING
+    verdict = "no verdict" if result.verdict == "none" else result.verdict
+    return f"{result.pair}: {difference}, {verdict}{'' if used else ', not in the mean'}"
 
 
 def _claimed(result: Result) -> bool | None:
@@ -100,16 +114,22 @@ def _claimed(result: Result) -> bool | None:
 def _told(result: Result) -> str:
     """`(32,8,0) grpo against (32,8,0) raw: equivalent at lr 1e-06, within 0.02: ...`"""
     made, told = result.comparison, result.told
-    if result.verdict == "equivalent":
+    if result.verdict == "none":
+        told = f"no verdict ({result.withheld or result.absent})"
+    elif result.verdict == "equivalent":
         told += f", within {result.contrast.margin:g}"
     a, b = (_arm(side[0], result) for side in (result.stratum.a, result.stratum.b))
     parts = [f"{b} against {a}", told]
     if made is not None:
         parts.append(
-            f"{made.difference.format(sign=True)}, {seeds_told(len(made.by_seed))}, "
-            f"{made.questions} questions ({_p_values(made, result)})"
+            f"{made.difference.format(sign=True)}, {len(made.by_seed)} of "
+            f"{seeds_told(len(result.stratum.a))}, {made.questions} questions "
+            f"({_p_values(made, result)})"
         )
-    return f"{': '.join(parts)}; {'; '.join([result.standing.label, *result.notes])}"
+    ends = [": ".join(parts), result.standing.label]
+    if (zero := result.at_zero) is not None:
+        ends.append(f"with diverged runs at 0 {zero.difference.format(sign=True)}, {zero.verdict}")
+    return "; ".join(ends)
 
 
 def _p_values(made: Comparison, result: Result) -> str:
@@ -125,7 +145,7 @@ def _p_values(made: Comparison, result: Result) -> str:
 def _behind(result: Result) -> tuple[str, ...]:
     """What the verdict rests on, a line each."""
     if (made := result.comparison) is None:
-        return ()
+        return result.notes
     by_seed = ", ".join(f"s{seed} {value:+.3f}" for seed, value in made.by_seed.items())
     lines = [
         f"by seed: {by_seed}",
@@ -134,11 +154,7 @@ def _behind(result: Result) -> tuple[str, ...]:
         f"smallest effect that this design finds: {made.smallest_effect:.3f}",
     ]
     lines += [f"costs, b over a: {told}"] if (told := costs_told(result.cost_ratios)) else []
-    if (zero := result.at_zero) is not None:
-        lines.append(
-            f"with diverged runs at 0: {zero.difference.format(sign=True)}, {zero.verdict}"
-        )
-    return tuple(lines)
+    return (*lines, *result.notes)
 
 
 def _arm(cell: Cell, result: Result) -> str:
@@ -153,36 +169,44 @@ def _arm(cell: Cell, result: Result) -> str:
 
 
 def _of_choices(table: Table) -> Iterator[Finding]:
-    """Which settings matter, then which arms may be best; a pair with one arm has no choice."""
-    several = [made for made in table.choices if _has_choice(made, table)]
+    """Which settings matter, then which arms may be best, wherever there is a choice."""
+    pairs = list(dict.fromkeys(row.pair for row in table.rows))
+    arms = [row.pair for row in table.rows if row.arm.twin is None]
+    if len(arms) == len(pairs):  # one arm a pair
+        return
+    several = [made for made in table.choices if arms.count(made.pair) != 1]
     yield from (_of_shares(made) for made in several)
-    pairs = {row.pair for row in table.rows}
     yield from (_of_best(made) for made in several if made.pair in pairs)
 
 
-def _has_choice(made: Choices, table: Table) -> bool:
-    """More than one arm that is not merged; what is over all pairs always has."""
-    own = [row for row in table.rows if row.pair == made.pair and row.arm.twin is None]
-    return len(own) != 1
-
-
 def _of_shares(made: Choices) -> Finding:
-    """A choice matters where its share is above 0, as the F test says, after Holm over them."""
+    """A choice matters where its share is above 0, as the F test says, after Holm over all that
+    are choices: model and data set are none, but what a choice does may depend on them."""
     name = "some choice matters"
-    if not made.shares:
-        return Finding(name, made.pair, None, f"no variance shares: {made.no_shares}")
     shares = sorted(made.shares, key=lambda share: -share.estimate.value)
-    tested = [share for share in shares if share.order]
-    p_values = holm([share.p for share in tested])
-    sure = [s.name for s, p in zip(tested, p_values, strict=True) if p < ALPHA]
-    told = ", ".join(f"{share.name} {share.estimate.format(2)}" for share in shares[:SHOWN])
-    runs = made.shares[0].estimate.n
-    text = f"largest shares of the variance of test Pass@1: {told} ({made.method}, {runs} runs)"
-    if made.method == "factorial":
-        text += f"; above 0 after Holm over {len(tested)}: {', '.join(sure) or 'none surely'}"
+    chosen = [share for share in shares if share.order and not _parts(share.name) <= PAIR]
+    if not chosen:
+        return Finding(name, made.pair, None, f"no variance shares: {made.no_shares}")
+    p_values = holm([share.p for share in chosen])
+    sure = [s.name for s, p in zip(chosen, p_values, strict=True) if p < ALPHA]
+    told = ", ".join(f"{share.name} {share.estimate.format(2)}" for share in chosen[:SHOWN])
+    tested = (
+        f"above 0 after Holm over {len(chosen)}: {', '.join(sure) or 'none surely'}"
+        if made.method == FACTORIAL
+        else "a surrogate tests none of them"
+    )
+    text = (
+        f"largest shares of the variance of test Pass@1: {told} ({made.method}, "
+        f"{shares[0].estimate.n} runs); {tested}"
+    )
     lines = [f"{s.name} {s.estimate.format(2)}, p {probability(s.p)}" for s in shares]
     reasons = [reason for reason in (made.reading, made.no_shares) if reason]
     return Finding(name, made.pair, bool(sure) or None, text, (*lines, *reasons))
+
+
+def _parts(name: str) -> set[str]:
+    """Settings of a factor or an interaction: `model:batch×rollouts`."""
+    return set(name.replace("×", ":").split(":"))
 
 
 def _of_best(made: Choices) -> Finding:

@@ -161,15 +161,17 @@ def _table(path: Path) -> pa.Table:
     try:
         with pq.ParquetFile(path) as file:
             had = file.schema_arrow.names
-            wrong = [name for name in COLUMNS if had.count(name) != 1]
-            table = None if wrong else file.read(columns=list(COLUMNS))
+            missing = [name for name in COLUMNS if name not in had]
+            twice = [name for name in COLUMNS if had.count(name) > 1]
+            table = None if missing or twice else file.read(columns=list(COLUMNS))
     except (pa.ArrowException, OSError, ValueError) as error:
         told = str(error).splitlines() or [type(error).__name__]
         raise InputError(f"{path}: cannot be read as parquet: {told[0][:160]}") from None
     if table is None:
+        fault = f"has no column {', '.join(missing)}" if missing else f"has two of {twice[0]}"
         raise InputError(
-            f"{path}: expected each of the columns {', '.join(COLUMNS)} once; not so: "
-            f"{', '.join(wrong)}; this file has {_some(had)}"
+            f"{path}: {fault}; outcomes have the columns {', '.join(COLUMNS)}, this file has "
+            f"{_some(had)}"
         )
     if not table.num_rows:
         raise InputError(f"{path}: has no rows; expected one an answer")
@@ -225,7 +227,8 @@ def _scores(table: pa.Table, path: Path) -> npt.NDArray[np.float64]:
     wrong = scores[(scores < 0) | (scores > 1)]
     if wrong.size:
         raise InputError(
-            f"{path}: correct: got {wrong[0]:g} and {wrong.size - 1} more outside 0 to 1"
+            f"{path}: correct: {wrong.size} of {scores.size} rows are outside 0 to 1, the first is "
+            f"{wrong[0]:g}"
         )
     return scores
 

@@ -14,10 +14,8 @@ from analysis.sheet import Document
 
 if TYPE_CHECKING:  # commands that write no page start without it
     from jinja2 import Environment
-    from markupsafe import Markup
 
-# A value and its interval: each may stand on a line of its own, and neither is ever broken.
-INTERVAL: Final = re.compile(r"([+-]?[\d.,]+%?) (\[[^\[\]]*\]|\(n=\d+\))")
+INTERVAL: Final = re.compile(r"(\[[-+\d., ]+\]|\(n=\d+\))")
 
 
 def tables_html(documents: Sequence[Document], title: str) -> str:
@@ -38,26 +36,14 @@ def _environment() -> Environment:
         loader=PackageLoader("analysis"), autoescape=True, undefined=StrictUndefined,
         trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True,
     )  # fmt: skip
-    made.filters |= {"numbers": numbers, "anchors": anchors}
+    made.filters |= {"pieces": pieces, "anchors": anchors}
     return made
 
 
-def numbers(entry: str) -> Markup:
-    """An entry whose numbers keep together: `0.25 [0.20, 0.30]` breaks before the bracket alone."""
-    from markupsafe import Markup, escape
-
-    parts: list[Any] = []
-    end = 0
-    for found in INTERVAL.finditer(entry):
-        value, interval = found.groups()
-        parts += [
-            escape(entry[end : found.start()]),
-            Markup('<span class="number">{}</span> <span class="interval">{}</span>').format(
-                value, interval
-            ),
-        ]
-        end = found.end()
-    return Markup("").join([*parts, escape(entry[end:])])
+def pieces(entry: str) -> list[str]:
+    """An entry's texts and intervals in turns: `0.25 [0.20, 0.30]` may break before its bracket,
+    and nowhere else."""
+    return INTERVAL.split(entry)
 
 
 def anchors(documents: Sequence[Document]) -> list[tuple[str, str]]:

@@ -21,14 +21,14 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-from scipy import special, stats
+from scipy import optimize, special, stats
 
 from analysis.intervals import CONFIDENCE, Estimate
 from grids.errors import InputError, listed
@@ -39,8 +39,8 @@ Axes = tuple[int, ...]
 
 SEEDS = "seeds"
 HIGHER = "higher interactions"
-POINTS = 1000  # of the quasi-random integration behind an interval
-FAR = 1e4  # a noncentral chi-square this large has a normal square root
+NODES = 16  # of the integration behind an interval: right to .001, to .01 with 2 df of error
+FAR = 100.0  # a noncentral chi-square above this many degrees of freedom is taken for far out
 
 
 @dataclass(frozen=True)
@@ -179,7 +179,7 @@ def _balanced(frame: pd.DataFrame, factors: Sequence[Factor], value: str) -> Flo
         why = f"combinations {of} have one run each, so there is no noise to compare with"
     else:
         return values[np.argsort(cells, kind="stable")].reshape(*shape, low)
-    raise InputError(f"no variance shares: {why}; add the runs, or use surrogate_importance")
+    raise InputError(f"{why}; finish the grid's runs or add seeds")
 
 
 def _effects(means_L: Floats, scale: float) -> dict[Axes, Floats]:
@@ -210,7 +210,8 @@ def _df(axes: Axes, shape: tuple[int, ...]) -> int:
 def _share(axes: Axes, factors: Sequence[Factor], part: _Sum, every: _Sum, noise: _Sum) -> Share:
     n, mean_square = every.df + noise.df + 1, noise.ss / noise.df
     share = (part.ss - part.df * mean_square) / (every.ss + noise.ss + mean_square)
-    low, high = _interval(part, _Sum(every.ss - part.ss, every.df - part.df), noise)
+    rest = _Sum(max(every.ss - part.ss, 0.0), every.df - part.df)
+    low, high = _interval(part, rest, noise)
     f, p = _f_test(part, noise)
     name = HIGHER if len(axes) > 2 else ":".join(factors[axis].name for axis in axes)
     estimate = Estimate(share, math.nan, low, high, float(noise.df), n)
@@ -236,31 +237,58 @@ def _f_test(part: _Sum, noise: _Sum) -> tuple[float, float]:
 def _interval(part: _Sum, rest: _Sum, noise: _Sum) -> tuple[float, float]:
     """The 95% interval of a share: a generalized one (Weerahandi 1993, JASA 88:899).
 
-    The true share is L / (L + L_rest + N), where SS / variance of seeds is a noncentral chi-square
-    of noncentrality L. Each of the three sums of squares is inverted at independent uniform levels,
-    quasi-random and always the same ones. Without other effects this is the inversion of the
-    noncentral F distribution, and in any case `low` is above 0 where F is significant at 2.5%.
+    The true share is L / (L + L_rest + N), where a sum of squares over the variance of the seeds is
+    a noncentral chi-square of noncentrality L. Each of the three sums is inverted at levels of its
+    own and the levels are integrated out, on M nodes each. Where there is no other effect this is
+    the inversion of the noncentral F distribution, and in any case `low` is above 0 where F is
+    significant at 2.5%. scipy's `ncf` is not used, for its cdf is NaN at large noncentralities.
     """
     if noise.ss == 0:
         share = part.ss / (part.ss + rest.ss)
         return share, share
     n = part.df + rest.df + noise.df + 1
-    levels_3_P = stats.qmc.Halton(3, scramble=False).random(POINTS + 1)[1:].T
-    precision_P = stats.chi2.ppf(levels_3_P[0], noise.df) / noise.ss
-    of_part_P = _noncentrality(part.ss * precision_P, part.df, levels_3_P[1])
-    of_rest_P = _noncentrality(rest.ss * precision_P, rest.df, levels_3_P[2])
+    nodes_M, weight_M = np.polynomial.legendre.leggauss(NODES)  # of the interval from -1 to 1
+    level_M, weight_M = (nodes_M + 1) / 2, weight_M / 2
+    precision_M_1 = (stats.chi2.ppf(level_M, noise.df) / noise.ss)[:, None]
+    rest_M_M = _noncentrality(rest.ss * precision_M_1, rest.df, level_M)
+
+    def below(share: float) -> float:
+        """How far the runs speak for a true share of at most this."""
+        at_M_M = share / (1 - share) * (rest_M_M + n)
+        over_M_M = 1 - _chi_square_cdf(part.ss * precision_M_1, part.df, at_M_M)
+        return float(weight_M @ over_M_M @ weight_M)
+
     tail = (1 - CONFIDENCE) / 2
-    low, high = np.quantile(of_part_P / (of_part_P + of_rest_P + n), [tail, 1 - tail])
-    return float(low), float(high)
+    return _where(below, tail), _where(below, 1 - tail)
+
+
+def _where(below: Callable[[float], float], level: float) -> float:
+    """The share at which a rising function of it reaches the level."""
+    least, most = 0.0, 1 - 1e-9
+    if below(least) >= level:
+        return 0.0
+    if below(most) <= level:
+        return 1.0
+    return float(optimize.brentq(lambda share: below(share) - level, least, most, xtol=1e-6))
+
+
+def _chi_square_cdf(x: Floats, df: int, noncentrality: Floats) -> Floats:
+    """Of the noncentral chi-square; far out its square root is normal, and scipy's series slow."""
+    x, noncentrality = np.broadcast_arrays(x, noncentrality)
+    far = x > FAR * df
+    normal = special.ndtr(np.sqrt(x) - np.sqrt(noncentrality + df - 1))
+    return np.where(far, normal, special.chndtr(np.where(far, 1, x), df, noncentrality * ~far))
 
 
 def _noncentrality(x: Floats, df: int, level: Floats) -> Floats:
-    """Where P(chi-square of df, noncentrality <= x) = level; 0 where even 0 is too much."""
+    """Where that cdf at x comes down to the level; 0 where it never is above it."""
+    x, level = np.broadcast_arrays(x, level)
     if df == 0:
         return np.zeros_like(x)
-    near = special.chndtrinc(np.where(x < FAR, x, 0.0), df, level)  # slow far out
-    far = (np.sqrt(x) - special.ndtri(level)) ** 2 - (df - 1)
-    return np.where(special.chdtr(df, x) <= level, 0.0, np.where(x < FAR, near, far))
+    far = x > FAR * df
+    normal = (np.sqrt(x) - special.ndtri(level)) ** 2 - (df - 1)
+    near = special.chndtrinc(np.where(far, 1, x), df, level)
+    return np.where(special.chdtr(df, x) <= level, 0.0, np.where(far, normal, near))
 
 
 def _without_rounding(x: Floats, scale: float) -> Floats:

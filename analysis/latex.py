@@ -17,7 +17,7 @@ from analysis.sheet import Document, Sheet, one_line
 
 PACKAGES: Final = r"""\usepackage[utf8]{inputenc}
 \usepackage{array,booktabs,longtable}"""
-PAGE: Final = 200  # letters of \scriptsize that a line of the page holds
+PAGE: Final = 215  # letters of \scriptsize that a line of the page holds
 WIDEST: Final = 40  # letters of an entry that is not wrapped
 GAP: Final = 2  # letters between two columns
 LETTER: Final = 0.52  # em, of a letter that stands among others
@@ -71,9 +71,9 @@ def _letter(letter: str) -> str:
         return ESCAPES[letter]
     if letter.isascii():
         return letter
-    plain, *marks = unicodedata.normalize("NFD", letter)
-    if plain.isascii() and len(marks) == 1 and marks[0] in ACCENTS:
-        return rf"\{ACCENTS[marks[0]]}{{{plain}}}"
+    parts = unicodedata.normalize("NFD", letter)
+    if len(parts) == 2 and parts[0].isascii() and parts[1] in ACCENTS:
+        return rf"\{ACCENTS[parts[1]]}{{{parts[0]}}}"
     return f"(U+{ord(letter):04X})"
 
 
@@ -88,7 +88,10 @@ def _sheet(sheet: Sheet) -> Iterator[str]:
     if sheet.notes:
         items = "\n".join(rf"\item[$\bullet$] {escaped(note)}" for note in sheet.notes)
         title = escaped(sheet.notes_title)
-        yield f"{{\\scriptsize {title}:\n\\begin{{itemize}}\n{items}\n\\end{{itemize}}\n}}"
+        yield "\n".join([
+            rf"{{\scriptsize {title}:", r"\begin{itemize}\itemsep0pt\parskip0pt\parsep0pt", items,
+            r"\end{itemize}}",
+        ])  # fmt: skip
 
 
 def parts(sheet: Sheet) -> list[Sheet]:

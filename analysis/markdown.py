@@ -43,7 +43,9 @@ def _sheet(sheet: Sheet) -> Iterator[str]:
         yield sheet.lead
     yield aligned(sheet.header, sheet.rows)
     if sheet.notes:
-        yield "\n".join([f"{sheet.notes_title}:", "", *(f"- {_safe(note)}" for note in sheet.notes)])
+        yield "\n".join(
+            [f"{sheet.notes_title}:", "", *(f"- {_safe(note)}" for note in sheet.notes)]
+        )
 
 
 def _safe(text: str) -> str:

@@ -11,9 +11,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cached_property
-from typing import Final
 
 from analysis.finding import Finding
+from analysis.findings import HOLDS, findings
 from analysis.html import render
 from analysis.picture import Picture
 from analysis.runs import STATES, Run
@@ -23,11 +23,31 @@ from analysis.sheets import document
 from analysis.study import Study
 from analysis.tables import Table
 from analysis.versions import versions_sheet
-from grids.outcome import DIVERGED, FINISHED
 
-HELD: Final = {
-    True: "hold", False: "do not hold", None: "cannot be told from the data that there is",
-}  # fmt: skip
+
+@dataclass(frozen=True)
+class Group:
+    """Findings of one name."""
+
+    name: str
+    findings: tuple[Finding, ...]
+
+    @property
+    def counts(self) -> str:
+        """`holds in 2 of 24, does not hold in 10, cannot be told in 12`."""
+        counts = {told: len(self.of(holds)) for holds, told in HOLDS.items()}
+        told = [f"{word} in {n}" for word, n in counts.items() if n]
+        told[0] += f" of {len(self.findings)}" if len(told) > 1 else ""
+        return ", ".join(told)
+
+    @property
+    def rest(self) -> list[tuple[str, tuple[Finding, ...]]]:
+        """Those that do not hold, then those that cannot be told."""
+        return [(HOLDS[holds], found) for holds in (False, None) if (found := self.of(holds))]
+
+    def of(self, holds: bool | None) -> tuple[Finding, ...]:
+        """Those that hold, do not, or cannot be told."""
+        return tuple(finding for finding in self.findings if finding.holds is holds)
 
 
 @dataclass(frozen=True)
@@ -52,18 +72,15 @@ class Part:
     @cached_property
     def findings(self) -> tuple[Finding, ...]:
         """What its data says."""
-        from analysis.findings import findings
-
         return findings(self.table, self.study)
 
     @property
-    def groups(self) -> list[tuple[str, bool, tuple[Finding, ...]]]:
-        """Findings by whether they hold: what to call the group, whether it is shown at once."""
-        return [
-            (f"{len(found)} {HELD[holds]}", holds is True, found)
-            for holds in HELD
-            if (found := tuple(f for f in self.findings if f.holds is holds))
-        ]
+    def groups(self) -> tuple[Group, ...]:
+        """Its findings by name."""
+        by_name: dict[str, list[Finding]] = {}
+        for finding in self.findings:
+            by_name.setdefault(finding.name, []).append(finding)
+        return tuple(Group(name, tuple(found)) for name, found in by_name.items())
 
     @property
     def settings(self) -> str:
@@ -91,12 +108,22 @@ def report_page(parts: Sequence[Part], made: datetime) -> str:
         parts=parts,
         made=made.strftime("%Y-%m-%d %H:%M %Z").strip(),
         sources=list(dict.fromkeys(part.table.source for part in parts)),
+        warnings=_warnings(parts),
         summary=_summary(runs.values()),
         by_grid=_by_grid(parts),
         lost=_lost(runs),
         versions=_versions(parts),
         over_questions={part.table.over_questions for part in parts},
     )
+
+
+def _warnings(parts: Iterable[Part]) -> dict[str, list[str]]:
+    """Each warning once, with the grids that it is of."""
+    found: dict[str, list[str]] = {}
+    for part in parts:
+        for warning in part.document.warnings:
+            found.setdefault(warning, []).append(part.document.title)
+    return found
 
 
 # ---- which runs there are

@@ -6,9 +6,9 @@ Leaves out drawing (`charts.py`).
 from __future__ import annotations
 
 import base64
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import quote
 
 from analysis.study import Study
 from analysis.tables import Table
@@ -33,10 +33,18 @@ class Picture:
         image = next(path for path in self.files if path.suffix == ".png")
         return f"data:image/png;base64,{base64.b64encode(image.read_bytes()).decode('ascii')}"
 
+    @property
+    def links(self) -> list[tuple[str, str]]:
+        """What to call each file, and its address from the page, which lies two folders above."""
+        return [
+            (path.suffix.removeprefix(".").upper(), quote("/".join(path.parts[-3:])))
+            for path in self.files
+        ]
 
-def pictures(table: Table, studies: Mapping[str, Study], folder: Path) -> tuple[Picture, ...]:
+
+def pictures(table: Table, study: Study, folder: Path) -> tuple[Picture, ...]:
     """The figures of a table, written into a folder."""
     from analysis.charts import write_figures
 
-    made = write_figures(table, studies[table.grid.study], folder, ("png", "pdf"))
+    made = write_figures(table, study, folder, ("png", "pdf"))
     return tuple(Picture(name, name, tuple(files)) for name, files in made.items())

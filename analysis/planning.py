@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from analysis import power
@@ -20,7 +21,7 @@ from grids.cell import Cell
 from grids.contrast import Contrast
 from grids.grid import Grid
 from grids.outcome import FINISHED
-from grids.paths import Store, StudyPaths, read_mark
+from grids.paths import Store, read_mark
 from grids.strata import Stratum, strata
 
 if TYPE_CHECKING:  # pandas and pyarrow are not loaded to plan what has no run yet
@@ -80,8 +81,13 @@ class _Kind:
     samples: int
 
 
-def designs(grid: Grid, store: Store) -> list[Design]:
-    """Every declared contrast of a grid, in the order of its declarations."""
+def designs(grids: Iterable[Grid], store: Store) -> list[Design]:
+    """Every declared contrast of the grids, in the order of their declarations."""
+    reader = Reader(store)
+    return [design for grid in grids for design in _designs(grid, reader)]
+
+
+def _designs(grid: Grid, reader: Reader) -> list[Design]:
     where = {contrast.name: strata(grid, contrast) for contrast in grid.contrasts}
     families: dict[str, int] = defaultdict(int)
     for contrast in grid.contrasts:
@@ -92,8 +98,8 @@ def designs(grid: Grid, store: Store) -> list[Design]:
         for stratum in where[contrast.name]:
             if not stratum.identical:
                 kinds[_kind(stratum)].append(stratum)
-        size, study = families[_family(contrast)], store.study(grid.study)
-        made += [_design(grid, kind, same, size, study) for kind, same in kinds.items()]
+        size = families[_family(contrast)]
+        made += [_design(grid, kind, same, size, reader) for kind, same in kinds.items()]
         if not kinds:
             made.append(_nothing(grid, contrast, bool(where[contrast.name])))
     return made
@@ -127,13 +133,13 @@ def _names(grid: Grid, contrast: Contrast) -> dict[str, Any]:
 
 
 def _design(
-    grid: Grid, kind: _Kind, same: Sequence[Stratum], family: int, study: StudyPaths
+    grid: Grid, kind: _Kind, same: Sequence[Stratum], family: int, reader: Reader
 ) -> Design:
     contrast = same[0].contrast
     told = _names(grid, contrast) | asdict(kind) | {"pairs": len(same), "family": family}
     if kind.questions is None:
         return Design(**told, note="the size of the test set is unknown: set eval.test_questions")
-    observed, runs = observe(same, study)
+    observed, runs = observe(same, grid.study, reader)
     noise = observed.noise if observed else power.ASSUMED
     size = (noise, contrast.margin, kind.questions, kind.samples, contrast.claim)
     corrected = power.ALPHA / family if contrast.claim == "superior" else power.ALPHA
@@ -153,13 +159,13 @@ def _design(
 # ---- noise of the study's own runs
 
 
-def observe(same: Sequence[Stratum], study: StudyPaths) -> tuple[Observed | None, int]:
+def observe(same: Sequence[Stratum], study: str, reader: Reader) -> tuple[Observed | None, int]:
     """Noise over the pairs with at least two seeds of outcomes in both arms, and of how many runs.
 
     None and 0 where there is no such pair, or where no two runs answered differently: that says
     nothing of runs which will.
     """
-    read = [pair for stratum in same if (pair := outcomes_of(stratum, study)) is not None]
+    read = [pair for stratum in same if (pair := outcomes_of(stratum, study, reader)) is not None]
     if not read:
         return None, 0
     observed = power.pooled_noise(read)
@@ -168,15 +174,15 @@ def observe(same: Sequence[Stratum], study: StudyPaths) -> tuple[Observed | None
     return observed, sum(len(a) + len(b) for a, b in read)
 
 
-def outcomes_of(stratum: Stratum, study: StudyPaths) -> tuple[Array, Array] | None:
+def outcomes_of(stratum: Stratum, study: str, reader: Reader) -> tuple[Array, Array] | None:
     """correct_S_Q_K of both arms, of the seeds that both have finished; None below two seeds."""
-    cells = list(zip(stratum.a, stratum.b, strict=True))
-    done = [pair for pair in cells if all(_finished(study, cell) for cell in pair)]
+    pairs = list(zip(stratum.a, stratum.b, strict=True))
+    done = [pair for pair in pairs if all(reader.finished(study, cell) for cell in pair)]
     if len(done) < 2:
         return None
     from analysis.outcomes import Unusable, reordering, stack  # not where there is nothing to read
 
-    read = [(a.seed, _answers(study, a), _answers(study, b)) for a, b in done]
+    read = [(a.seed, reader.answers(study, a), reader.answers(study, b)) for a, b in done]
     try:
         a = stack({seed: one for seed, one, other in read if one and other})
         b = stack({seed: other for seed, one, other in read if one and other})
@@ -186,28 +192,40 @@ def outcomes_of(stratum: Stratum, study: StudyPaths) -> tuple[Array, Array] | No
     return (a.correct_S_Q_K, b.correct_S_Q_K[:, order]) if len(a.seeds) > 1 else None
 
 
-def _finished(study: StudyPaths, cell: Cell) -> bool:
-    """At this very horizon and evaluation, of which its outcomes then are."""
-    done = read_mark(study.cell(cell.key).done) or {}
-    told = (done.get("status"), done.get("rounds"), done.get("eval_key"))
-    return told == (FINISHED, cell.rounds, cell.eval_key)
+class Reader:
+    """Final answers of a store's finished cells, each file read once for all contrasts."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._known: dict[tuple[Path, str], Answers | None] = {}
+
+    def finished(self, study: str, cell: Cell) -> bool:
+        """At this very horizon and evaluation, of which its outcomes then are."""
+        done = read_mark(self._store.study(study).cell(cell.key).done) or {}
+        told = (done.get("status"), done.get("rounds"), done.get("eval_key"))
+        return told == (FINISHED, cell.rounds, cell.eval_key)
+
+    def answers(self, study: str, cell: Cell) -> Answers | None:
+        """On the test set, in the decoding that contrasts use; None where they are unusable."""
+        wanted = (self._store.study(study).cell(cell.key).outcomes, cell.eval.primary)
+        if wanted not in self._known:
+            self._known[wanted] = _read(*wanted)
+        return self._known[wanted]
 
 
-def _answers(study: StudyPaths, cell: Cell) -> Answers | None:
-    """Its final answers on the test set in the decoding that contrasts use; no other row is read,
-    for a plan should not take long."""
+def _read(path: Path, decoding: str) -> Answers | None:
+    """One evaluation and no other row of the file, for a plan should not take long."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     from analysis.outcomes import COLUMNS, NAMES, Unusable, Which, answers_in
 
-    which = Which("final", "test", cell.eval.primary)
+    which = Which("final", "test", decoding)
     rows = [(column, "==", value) for column, value in which._asdict().items()]
-    path = study.cell(cell.key).outcomes
     try:
         table = pq.read_table(
             path, columns=list(COLUMNS), read_dictionary=list(NAMES), filters=rows
         )
-        return answers_in(table, f"{cell.key}/{path.name}").get(which)
+        return answers_in(table, f"{path.parent.name}/{path.name}").get(which)
     except (Unusable, pa.ArrowException, OSError, ValueError, KeyError):
         return None

@@ -91,10 +91,10 @@ def write_report(
     if out.is_dir():
         raise InputError(f"{out}: is a folder; name a file for the report, such as report.html")
     folder = out.with_name(f"{out.stem}_figures")
-    parts = [
-        Part(stem, table, studies[table.grid.study], pictures(table, studies, folder / stem))
-        for stem, table in zip(stems(tables), tables, strict=True)
-    ]
+    parts = []
+    for stem, table in zip(stems(tables), tables, strict=True):
+        study = studies[table.grid.study]
+        parts.append(Part(stem, table, study, pictures(table, study, folder / stem)))
     page = _write_all({out: report_page(parts, made)}, out.parent, "report")
     return [*page, *(path for part in parts for picture in part.pictures for path in picture.files)]
 

@@ -21,8 +21,10 @@ def grid_text(grid: Grid) -> str:
     its contrasts all is told."""
     told = grid.model_dump(mode="json", by_alias=True, exclude_defaults=True, exclude={"extends"})
     if grid.contrasts:
-        whole = {"mode": "json", "by_alias": True, "exclude_none": True}
-        told["contrasts"] = [contrast.model_dump(**whole) for contrast in grid.contrasts]
+        told["contrasts"] = [
+            contrast.model_dump(mode="json", by_alias=True, exclude_none=True)
+            for contrast in grid.contrasts
+        ]
     made = yaml.safe_dump(
         told, sort_keys=False, allow_unicode=True, width=90, default_flow_style=None
     )

@@ -80,10 +80,10 @@ class Unit(NamedTuple):
 
     def told(self, estimate: Estimate) -> str:
         """The estimate in this unit, its name left out."""
-        parts = (estimate.value, estimate.se, estimate.low, estimate.high)
-        return Estimate(*(x / self.size for x in parts), estimate.df, estimate.n).format(
-            self.decimals
+        value, se, low, high = (
+            x / self.size for x in (estimate.value, estimate.se, estimate.low, estimate.high)
         )
+        return Estimate(value, se, low, high, estimate.df, estimate.n).format(self.decimals)
 
 
 def unit_of(estimates: Iterable[Estimate]) -> Unit:

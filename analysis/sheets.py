@@ -12,10 +12,11 @@ from collections.abc import Sequence
 from analysis.arms import is_embedded
 from analysis.choice_sheets import best_sheet, shares_sheet
 from analysis.contrast_sheets import across_sheet, behind_sheet, contrasts_sheet
+from analysis.estimates import MEASURES
 from analysis.intervals import MISSING, NOTHING, Estimate
 from analysis.reported import arms_unknown
 from analysis.sheet import LONGEST, Document, Sheet, Unit, joined, one_line, unit_of
-from analysis.tables import MEASURES, Row, Table
+from analysis.tables import Row, Table
 from grids.cell import Cell
 
 PIPELINE_CHECK = (

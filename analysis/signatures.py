@@ -4,6 +4,7 @@ A signature is a function of one pair's arms that gives `Finding`s; `SIGNATURES`
 Each rule is on a 95% interval, never on a point: it holds where the whole interval says so, does
 not hold where the whole interval says the opposite, and else cannot be told. One seed tells of a
 run, so that it never decides anything of an arm. Diverged seeds count at their last evaluation.
+Intervals are not corrected for how many findings there are.
 
 Here are those of one arm; leaves out those of two (`steps.py`), declared contrasts and which
 choices matter (`findings.py`).
@@ -31,6 +32,7 @@ from grids import outcome
 GAIN: Final = 0.05  # the paper's rule 1: a smaller gain is a reason to doubt the base model
 SPLITS: Final = ("train", "test")
 FELL: Final = 0.1  # of where it began: what is left of an entropy or a spread that is gone
+LEAST: Final = 1e-3  # of where it began: what is less counts as this
 
 
 def no_improvement(pair: Pair) -> Iterator[Finding]:
@@ -71,10 +73,10 @@ def collapse(pair: Pair) -> Iterator[Finding]:
         ]
         signs = [bool(broke), below(gain, -GAIN)]
         signs += [False if gain.low > 0 else below(x, FELL) for x in left.values() if x.n]
-        told = [_gain(row), *(broke or ["no seed diverged"])]
-        told += [f"{name} last over first tenth of rounds {x}" for name, x in left.items()]
-        holds = either(signs) if len(row.counted) > 1 else None
-        yield _finding("collapse", pair, row, holds, "; ".join(told))
+        ended = [run for run in row.runs if run.counted]
+        text = f"{_gain(row)}; {', '.join(broke) or 'no seed diverged'}; last over first tenth of "
+        text += f"rounds {', '.join(f'{name} {x}' for name, x in left.items())}"
+        yield _finding("collapse", pair, row, either(signs) if len(ended) > 1 else None, text)
 
 
 def by_format(pair: Pair) -> Iterator[Finding]:
@@ -86,7 +88,6 @@ def by_format(pair: Pair) -> Iterator[Finding]:
     """
     for row in pair.arms:
         splits = {run.cell.seed: _split(run) for run in row.counted}
-        unknown = [f"s{seed}" for seed, split in splits.items() if math.isnan(split.content)]
         form = mean(split.form for split in splits.values())
         content = mean(split.content for split in splits.values())
         holds = every([above(form, MARGIN), below(content, MARGIN)])
@@ -94,13 +95,14 @@ def by_format(pair: Pair) -> Iterator[Finding]:
             f"{_gain(row)}; {form.format(sign=True)} of it by P(parsed), "
             f"{content.format(sign=True)} by P(correct given parsed), on these questions"
         )
-        told = ""
-        if unknown:
-            holds, told = None, f"P(correct given parsed) is not known of {', '.join(unknown)}"
-        elif all(split.parsed == (1.0, 1.0) for split in splits.values()):
-            told = "every answer of base and final parsed: nothing to gain by format"
+        if all(split.parsed == (1.0, 1.0) for split in splits.values()):
+            text = f"all answers of base and final parsed, nothing to gain, {seeds_told(form.n)}"
+        unknown = ", ".join(f"s{seed}" for seed, x in splits.items() if math.isnan(x.content))
+        told = f"P(correct given parsed) is not known of {unknown}" if unknown else ""
         lines = tuple(f"s{seed}: {split}" for seed, split in splits.items())
-        yield _finding("gain by format alone", pair, row, holds, text, told, lines)
+        yield _finding(
+            "gain by format alone", pair, row, None if unknown else holds, text, told, lines
+        )
 
 
 Signature = Callable[[Pair], Iterable[Finding]]
@@ -203,10 +205,12 @@ def _gains(row: Row, split: str, study: Study) -> dict[int, Vector]:
 
 
 def _left(row: Row, metric: str) -> Estimate:
-    """Last over first tenth of rounds, mean over the seeds that tell both."""
-    told = [(run.training.first.get(metric, 0.0), run.training.last.get(metric, math.nan))
-            for run in row.counted]  # fmt: skip
-    return mean(last / first for first, last in told if first > 0)
+    """Last over first tenth of rounds: geometric mean over the seeds that tell both."""
+    told = [(r.training.first.get(metric, 0.0), r.training.last.get(metric, math.nan))
+            for r in row.counted]  # fmt: skip
+    logs = mean(math.log(max(last / first, LEAST)) for first, last in told if first > 0)
+    value, low, high = (math.exp(x) for x in (logs.value, logs.low, logs.high))
+    return Estimate(value, value * logs.se, low, high, logs.df, logs.n)
 
 
 def _gain(row: Row) -> str:
@@ -219,13 +223,15 @@ def _finding(
     evidence: tuple[str, ...] = (),
 ) -> Finding:  # fmt: skip
     """A finding of one arm; `told` is what it comes to, and by default why it cannot be told."""
-    if not row.counted:
+    if not row.counted and holds is None:
         return Finding(name, pair.where(row), None, f"no seed counts ({'; '.join(row.notes)})")
-    if holds is None and not told:
-        one = len(row.counted) == 1
-        told = "one seed tells of a run alone" if one else "the interval leaves it open"
-    text = f"{text}: {told}" if told else text
-    return Finding(name, pair.where(row), holds, text, evidence or _by_seed(row))
+    reasons = [told] if told else []
+    if holds is None and len(row.counted) == 1:
+        reasons.append("one seed tells of a run alone")
+    elif holds is None and not told:
+        reasons.append("the interval leaves it open")
+    return Finding(name, pair.where(row), holds, ": ".join([text, *reasons]),
+                   evidence or _by_seed(row))  # fmt: skip
 
 
 def _by_seed(row: Row) -> tuple[str, ...]:

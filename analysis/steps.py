@@ -52,7 +52,11 @@ def ceiling(pair: Pair) -> Iterator[Finding]:
             continue
         a, b = ordered[-2:]
         each = _scaled(steps[-1].difference, 1 / math.log2(b.arm.cell.batch / a.arm.cell.batch))
-        evidence = tuple(line for made in steps for line in made.evidence)
+        evidence = tuple(
+            f"{x.arm.label} to {y.arm.label}: {line}"
+            for (x, y), made in zip(itertools.pairwise(ordered), steps, strict=True)
+            for line in made.evidence
+        )
         yield _little(
             "ceiling of batch scaling", pair.where(a, b), "per doubling of the batch",
             steps[-1]._replace(difference=each, evidence=evidence),
@@ -73,7 +77,8 @@ def eightfold(pair: Pair) -> Iterator[Finding]:
 
 def replay(pair: Pair) -> Iterator[Finding]:
     """Rule 3: (B, 1, n - 1) loses less than 0.02 to (B, n, 0), all else equal, so that replay may
-    save n-fold generation. It does not hold where it surely loses more."""
+    save n-fold generation: the lower half of TOST at 5%. It does not hold where the whole 95%
+    interval says that it loses more."""
     for rows in _alike(pair.rows, lambda row: row.arm.cell.batch):
         for a, b in itertools.permutations(rows, 2):
             n = a.arm.cell.rollouts
@@ -129,7 +134,9 @@ def _undeclared(a: Row, b: Row, made: Comparison, study: Study) -> Step:
     if devices[0] != devices[1]:
         told = " and ".join(", ".join(sorted(names)) for names in devices)
         why = f"the arms also differ in hardware ({told})"
-    elif group is not None and not group[0] >= group[1]:
+    elif group is not None and math.isnan(group[0]):
+        why = "how large the groups were is not known"
+    elif group is not None and group[0] < group[1]:
         why = f"replay not exercised: the median group has {group[0]:g} of {group[1]} rollouts"
     return _step(made, why, EXPLORATORY, cost_ratios(runs, seeds))
 

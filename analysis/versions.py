@@ -1,4 +1,4 @@
-"""What the cells of a table were computed with: distinct sets of versions and machines, with counts.
+"""What cells were computed with: distinct sets of versions and machines, with counts.
 
 From each cell's `provenance.json`. Leaves out settings, which the tables tell.
 """
@@ -27,7 +27,7 @@ NOT_TOLD: Final = "not told"
 
 
 def versions_sheet(studies: Iterable[tuple[Study, Iterable[Run]]]) -> Sheet:
-    """A row for each distinct set, the most common first; cells that have not begun are left out."""
+    """A row for each distinct set, the most common first, of cells that have begun."""
     sets: Counter[tuple[str, ...]] = Counter()
     notes: Counter[str] = Counter()
     for study, runs in studies:

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -17,6 +18,10 @@ from grids.errors import InputError
 from grids.grid import Grid
 from grids.load import grid_schema, load_grids
 from grids.paths import Store
+
+if TYPE_CHECKING:  # analysis takes a second to load
+    from analysis.study import Study
+    from analysis.tables import Table
 
 app = typer.Typer(
     help="Which design choices of reinforcement fine-tuning matter? Grids of cells, trained, "
@@ -43,6 +48,23 @@ Data = Annotated[
     ),
 ]  # fmt: skip
 AsJson = Annotated[bool, typer.Option("--json", help="For programs.")]
+TrackingUri = Annotated[
+    str | None,
+    typer.Option(
+        "--tracking-uri", envvar="MLFLOW_TRACKING_URI", show_envvar=True,
+        help="MLflow server. [default: the store's own SQLite file]",
+    ),
+]  # fmt: skip
+Elsewhere = Annotated[
+    str | None,
+    typer.Option(
+        "--from",
+        help="Read a bundle, a study's folder, a store or MLflow's address instead of --store.",
+    ),
+]
+NoLog = Annotated[
+    bool, typer.Option("--no-log", help="Do not log the files to the study in MLflow (seconds).")
+]
 STORE = Path("store")
 
 
@@ -59,7 +81,7 @@ def plan(
 
     where = Store(store)
     made = make_plan(_load(grids, models, data), where)
-    rows = [design.row() for share in made.shares for design in designs(share.grid, where)]
+    rows = [design.row() for design in designs((share.grid for share in made.shares), where)]
     if as_json:
         _print_json({**plan_json(made), "contrasts": rows})
     else:
@@ -70,13 +92,7 @@ def plan(
 @app.command()
 def run(
     grids: GridFiles, store: StoreFolder = STORE, models: Models = None, data: Data = None,
-    tracking_uri: Annotated[
-        str | None,
-        typer.Option(
-            "--tracking-uri", envvar="MLFLOW_TRACKING_URI", show_envvar=True,
-            help="MLflow server. [default: the store's own SQLite file]",
-        ),
-    ] = None,
+    tracking_uri: TrackingUri = None,
     slots: Annotated[
         int | None,
         typer.Option("--slots", min=1, help="Cells at a time. [default: what GPUs or cores hold]"),
@@ -135,16 +151,47 @@ def ui(
 @app.command()
 def tables(
     grids: GridFiles, store: StoreFolder = STORE, models: Models = None, data: Data = None,
-    out: Annotated[
-        Path, typer.Option("--out", help="Folder for Markdown and CSV.")
-    ] = Path("tables"),
+    out: Annotated[Path, typer.Option("--out", help="Folder for the files.")] = Path("tables"),
+    formats: Annotated[
+        str, typer.Option("--format", help="Some of md, csv, tex, html, with commas.")
+    ] = "md,csv,tex,html",
+    elsewhere: Elsewhere = None, tracking_uri: TrackingUri = None, no_log: NoLog = False,
 ) -> None:  # fmt: skip
-    """Write and print one table a grid: base, final, gain, each with its interval over seeds."""
-    from analysis.report import write_tables
+    """Write and print one table a grid: arms, contrasts, best arms, variance shares; intervals."""
+    from analysis.markdown import markdown
+    from analysis.report import formats_of, make_tables, open_studies, write_tables
 
-    written = write_tables(_load(grids, models, data), Store(store), out)
-    typer.echo(written[-1].read_text(encoding="utf-8"))  # all of them, in one file
-    typer.echo("written: " + " ".join(str(path) for path in written))
+    asked, loaded = formats_of(formats), _load(grids, models, data)
+    studies = open_studies(loaded, elsewhere or Store(store))
+    made = make_tables(loaded, studies)
+    _note_looks(made, studies)
+    written = write_tables(made, out, asked)
+    typer.echo("\n".join(markdown(table) for table in made))
+    typer.echo("written: " + " ".join(map(str, written)))
+    if not no_log:
+        _log(written, out, "tables", studies, None if elsewhere else store, tracking_uri)
+
+
+@app.command()
+def report(
+    grids: GridFiles, store: StoreFolder = STORE, models: Models = None, data: Data = None,
+    out: Annotated[Path, typer.Option("--out", help="The page.")] = Path("report.html"),
+    elsewhere: Elsewhere = None, tracking_uri: TrackingUri = None, no_log: NoLog = False,
+) -> None:  # fmt: skip
+    """Write one page with tables, figures, findings, settings and versions; it loads nothing."""
+    from datetime import UTC, datetime
+
+    from analysis.report import make_tables, open_studies, write_report
+
+    loaded = _load(grids, models, data)
+    studies = open_studies(loaded, elsewhere or Store(store))
+    made = make_tables(loaded, studies)
+    _note_looks(made, studies)
+    page, *figures = write_report(made, studies, out, datetime.now(UTC))
+    typer.echo(f"written: {page}, and {len(figures)} files of figures beside it")
+    if not no_log:
+        files, below = [page, *figures], None if elsewhere else store
+        _log(files, out.parent, "report", studies, below, tracking_uri)
 
 
 @app.command()
@@ -170,7 +217,7 @@ def export(
     made, size = BundleSource(path), bytes_for_people(path.stat().st_size)
     answered, cells = len(made.row_groups), len(made.row_groups) + len(made.unusable)
     typer.echo(f"written: {path} ({size}): {cells} cells, {answered} of them with graded answers")
-    typer.echo(f'open it: from analysis.study import Study; Study.open("{path}")')
+    typer.echo(f'open it: from analysis import Study; Study.open("{path}")')
 
 
 @app.command()
@@ -196,6 +243,29 @@ def _load(paths: list[Path], models: Path | None, data: Path | None) -> list[Gri
     if any(chosen):
         catalog.use_local(*chosen)
     return load_grids(paths)
+
+
+def _note_looks(made: list[Table], studies: dict[str, Study]) -> None:
+    """Count that outcomes of contrasts are shown, before they are."""
+    from analysis.declared import note_looks
+
+    for name, study in studies.items():
+        shown = [result for table in made if table.grid.study == name for result in table.results]
+        if not note_looks(shown, study):
+            where = study.source.place
+            typer.echo(f"this look could not be counted: {where} cannot be written", err=True)
+
+
+def _log(
+    files: list[Path], under: Path, folder: str, studies: Iterable[str], store: Path | None,
+    tracking_uri: str | None,
+) -> None:  # fmt: skip
+    """Log what was written to MLflow, where there is one."""
+    from orchestrator.publish import publish, tracking_of
+
+    uri = tracking_of(None if store is None else Store(store), tracking_uri)
+    if uri is not None and publish(files, under, folder, studies, uri):
+        typer.echo(f"logged to the run `analysis` of {', '.join(studies)} in MLflow")
 
 
 def _folder(given: Path | None, option: str, default: str) -> Path | None:

@@ -1,6 +1,6 @@
 """Notes in a study what a grid declares, with the time, before its first outcome where that is so.
 
-A line says of one contrast which arms, seeds, primary and horizon were declared, whether outcomes of
+A line says which arms, seeds, primary and horizon a contrast was declared with, whether outcomes of
 both arms were known by then, and how often somebody had looked at it. A contrast gets another line
 where any of these changes later: more seeds, another primary. Lines are only ever added. Leaves out
 what follows from them (`analysis.standing`).

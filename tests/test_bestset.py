@@ -124,6 +124,7 @@ HOLED = np.where(WHOLE == 1, np.nan, WHOLE)
         ({"a": WHOLE, "b": WHOLE[:2]}, 0.05, r"b has values of shape \(2, 4\), a of \(3, 4\)"),
         ({"a": WHOLE[0]}, 0.05, "seeds × questions"),
         ({"a": WHOLE[:0]}, 0.05, "seeds × questions"),
+        ({"a": WHOLE[:, :1]}, 0.05, "1 × 2 at least"),
         ({"a": WHOLE, "b": HOLED}, 0.05, "b lacks 1 values"),
         ({"a": WHOLE}, 0.5, "alpha: got 0.5"),
         ({"a": WHOLE}, 0.0, "alpha: got 0"),

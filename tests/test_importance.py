@@ -1,4 +1,4 @@
-"""Shares against tables worked out by hand, statsmodels and scipy; importances that were planted."""
+"""Shares against a table worked out by hand, statsmodels and scipy; importances as planted."""
 
 import itertools
 import math
@@ -10,11 +10,13 @@ import pytest
 from scipy import optimize, stats
 
 from analysis.importance import (
-    FAR,
     HIGHER,
     SEEDS,
     Factor,
+    _chi_square_cdf,
+    _interval,
     _noncentrality,
+    _Sum,
     factors,
     variance_shares,
 )
@@ -149,7 +151,8 @@ def test_shares_of_four_factors_sum_to_one_and_do_not_hang_on_order_or_scale():
     other = frame.sample(frac=1, random_state=3).assign(value=lambda x: 100 - 7 * x["value"])
     for one, two in zip(shares, variance_shares(other, found), strict=True):
         assert two.estimate.value == pytest.approx(one.estimate.value, abs=1e-12)
-        assert (two.estimate.low, two.p) == pytest.approx((one.estimate.low, one.p), abs=1e-9)
+        assert two.estimate.low == pytest.approx(one.estimate.low, abs=1e-5)
+        assert two.p == pytest.approx(one.p, nan_ok=True)
 
 
 def test_a_tied_factor_counts_once():
@@ -172,7 +175,10 @@ def noncentral_f(level, f, df, df_error):
     """The noncentrality at which F stands at this level; 0 where even 0 is too much."""
     if stats.f.cdf(f, df, df_error) <= level:
         return 0.0
-    return optimize.brentq(lambda x: stats.ncf.cdf(f, df, df_error, x) - level, 0, 1e4)
+    most = 1.0
+    while stats.ncf.cdf(f, df, df_error, most) > level:
+        most *= 2
+    return optimize.brentq(lambda x: stats.ncf.cdf(f, df, df_error, x) - level, 0, most)
 
 
 @pytest.mark.parametrize("effect", [0.0, 0.5, 1.0, 3.0])
@@ -181,7 +187,7 @@ def test_the_interval_of_a_lone_factor_is_the_inverted_noncentral_f(effect):
     share, seeds = variance_shares(frame, (A,))
     bounds = [noncentral_f(level, share.f, 2, 9) for level in (0.975, 0.025)]
     expected = [bound / (bound + 12) for bound in bounds]
-    assert [share.estimate.low, share.estimate.high] == pytest.approx(expected, abs=0.01)
+    assert [share.estimate.low, share.estimate.high] == pytest.approx(expected, abs=0.001)
     assert (seeds.estimate.low, seeds.estimate.high) == pytest.approx(
         (1 - share.estimate.high, 1 - share.estimate.low)
     )
@@ -192,18 +198,29 @@ def test_an_interval_leaves_nothing_out_where_f_is_significant():
     for _ in range(15):
         frame = grid((2, 3), 3, lambda a, b: 0.5 * a, rng, noise=0.5)
         for share in variance_shares(frame, (A, B))[:-1]:
-            if not 0.02 < share.p < 0.03:  # where the quasi-random points cannot tell
+            if not 0.024 < share.p < 0.026:  # nearer than the integration can tell
                 assert (share.estimate.low > 0) == (share.p < 0.025)
 
 
-@pytest.mark.parametrize(("x", "df"), [(0.5, 1), (30.0, 5), (1e3, 24), (2 * FAR, 5), (1e6, 24)])
+@pytest.mark.parametrize(("x", "df"), [(0.5, 1), (30.0, 5), (2e3, 24), (5e3, 24), (1e6, 24)])
 def test_noncentrality_against_the_distribution(x, df):
     level = np.array([0.01, 0.3, 0.5, 0.9, 0.999])
-    found = _noncentrality(np.full(5, x), df, level)
+    found = _noncentrality(np.array(x), df, level)
     inside = stats.chi2.cdf(x, df) > level
     assert (found[~inside] == 0).all()
-    cdf = stats.ncx2.cdf(x, df, found[inside])
-    assert cdf == pytest.approx(level[inside], abs=1e-3)
+    assert stats.ncx2.cdf(x, df, found[inside]) == pytest.approx(level[inside], abs=0.002)
+    cdf = _chi_square_cdf(np.array(x), df, found)
+    assert cdf[inside] == pytest.approx(level[inside], abs=1e-6)
+
+
+def test_an_interval_against_draws_where_another_effect_is_present():
+    # The same inversion at random levels: sums of squares 40 (2 df), 30 (3 df), noise 10 (12 df).
+    rng = np.random.default_rng(0)
+    precision = rng.chisquare(12, 20_000) / 10
+    part = _noncentrality(40 * precision, 2, rng.random(20_000))
+    rest = _noncentrality(30 * precision, 3, rng.random(20_000))
+    expected = np.quantile(part / (part + rest + 18), [0.025, 0.975])
+    assert _interval(_Sum(40, 2), _Sum(30, 3), _Sum(10, 12)) == pytest.approx(expected, abs=0.006)
 
 
 def test_seeds_that_agree_leave_no_noise_and_no_doubt():
@@ -256,10 +273,10 @@ def test_intervals_cover_the_true_shares():
 # Importances by a surrogate
 
 
-def partial():
+def partial(noise=0.1):
     """Most of a 3 × 4 × 2 grid: b decides, a matters a little, c not at all."""
     rng = np.random.default_rng(0)
-    frame = grid((3, 4, 2), 3, lambda a, b, c: 0.2 * a + b, rng, noise=0.1)
+    frame = grid((3, 4, 2), 3, lambda a, b, c: 0.2 * a + b, rng, noise)
     return frame[(frame["a"] != 2) | (frame["c"] != 1)].iloc[1:]
 
 
@@ -284,7 +301,7 @@ def test_a_planted_factor_is_found(method):
 
 @pytest.mark.parametrize("method", ["fanova", "ped_anova"])
 def test_the_same_generator_gives_the_same_numbers(method):
-    frame = partial()
+    frame = partial(noise=0.5)
 
     def told(seed):
         rng = np.random.default_rng(seed)
@@ -308,7 +325,7 @@ def test_ped_anova_asks_for_the_best_runs_and_not_for_the_worst():
     told = surrogate_importance(
         frame, factors(frame, ["a", "b"]), np.random.default_rng(0), "ped_anova", repeats=2
     )
-    assert told.factors[1].estimate.value > 0.8
+    assert told.factors[1].estimate.value > 0.6
 
 
 def test_without_a_second_run_nothing_is_known_of_the_noise():
@@ -337,7 +354,7 @@ def test_optuna_is_quiet_and_left_as_it_was(capfd):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         surrogate_importance(
-            frame, factors(frame, "ab"), np.random.default_rng(0), "ped_anova", repeats=2
+            frame, factors(frame, "abc"), np.random.default_rng(0), "ped_anova", repeats=2
         )
     assert optuna.logging.get_verbosity() == before
     assert capfd.readouterr().err == ""

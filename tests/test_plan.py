@@ -251,7 +251,7 @@ def test_planning_the_paper_loads_nothing_heavy() -> None:
         "sys.argv = ['banditgrid', 'plan', *sys.argv[1:]]\n"
         "try: cli.main()\n"
         "except SystemExit as end: assert not end.code\n"
-        "heavy = {'torch', 'ray', 'mlflow', 'numpy', 'pandas', 'transformers', 'trl'}\n"
+        "heavy = {'torch', 'ray', 'mlflow', 'pandas', 'matplotlib', 'optuna', 'trl'}\n"
         "print('HEAVY', sorted(heavy & set(sys.modules)))\n"
     )
     done = subprocess.run(

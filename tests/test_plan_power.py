@@ -8,7 +8,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from analysis.planning import designs, outcomes_of
+from analysis import planning
+from analysis.planning import Reader, outcomes_of
 from analysis.power import ASSUMED, noise_of, seeds_needed, smallest_effect
 from grids import load_grid
 from grids.paths import Store, write_json
@@ -81,6 +82,10 @@ def train(store, grid, stratum, seeds, k=1, decoding="greedy"):
         for cell, correct_Q_K in zip(chosen, arms[-1], strict=True):
             finish(store, grid, cell, correct_Q_K, decoding)
     return tuple(arms)
+
+
+def designs(grid, store):
+    return planning.designs([grid], store)
 
 
 def strata_of(grid):
@@ -178,7 +183,7 @@ def test_questions_of_both_arms_are_paired_by_name(load, store):
     grid = load(GRID)
     first, _ = strata_of(grid)
     a_S_Q_K, b_S_Q_K = train(store, grid, first, {0, 1})
-    a, b = outcomes_of(first, store.study("s"))
+    a, b = outcomes_of(first, "s", Reader(store))
     order = shuffled(first.a[0])
     np.testing.assert_array_equal(a, a_S_Q_K[:, order])
     np.testing.assert_array_equal(b, b_S_Q_K[:, order])
@@ -192,6 +197,15 @@ def test_only_samples_of_the_primary_count(load, store):
     assert design.runs == 8
     sampling = [noise_of(*arms).sampling for arms in read]
     assert design.noise["sampling"] == pytest.approx(np.mean(sampling))
+
+
+def test_grids_of_one_study_read_their_own_primary(load, store):
+    text = GRID.replace("every: 10", "every: 10, samples: 3")
+    sampled = load(text.replace("samples: 3", "samples: 3, primary: sampled"))
+    train(store, sampled, strata_of(sampled)[0], {0, 1}, k=3, decoding="sampled")
+    greedy, other = planning.designs([load(text), sampled], store)
+    assert greedy.runs == 0  # whose answers are all wrong
+    assert other.runs == 4 and other.noise["sampling"] > 0
 
 
 SPOILT = {
