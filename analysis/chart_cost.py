@@ -1,7 +1,8 @@
 """Gain in test Pass@1 against what training generated: a panel a pair, with its Pareto front.
 
 The front is that of the means: an arm is on it if no other arm of the pair gained as much for as
-little. What intervals leave open is for contrasts to say. Leaves out other costs, which tables have.
+little. What intervals leave open is for contrasts to say. Leaves out other costs (the tables have
+them).
 """
 
 from __future__ import annotations
@@ -12,12 +13,9 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from analysis.chart_heat import gain_of
-from analysis.chart_panels import heading, laid, looks, missing, names, of_pairs, remarks, seeds
-from analysis.chart_style import (
-    GREY,
+from analysis.chart_page import (
     HEIGHTS,
     NO_RUN,
-    Look,
     Room,
     Words,
     even_ticks,
@@ -25,8 +23,19 @@ from analysis.chart_style import (
     log_ticks,
     say_nothing,
     shown,
-    styled,
 )
+from analysis.chart_panels import (
+    heading,
+    laid,
+    legend_of,
+    looks,
+    missing,
+    of_pairs,
+    over,
+    remarks,
+    seeds,
+)
+from analysis.chart_style import GREY, Look, styled
 from analysis.intervals import NOTHING, Estimate
 from analysis.sheet import unit_of
 from analysis.tables import Row, Table
@@ -61,15 +70,15 @@ def has_choice(table: Table) -> bool:
 @styled
 def gain_against_cost(table: Table) -> Figure:
     """Gain over generated tokens."""
-    unit = unit_of(row.estimates.get("generated_tokens", NOTHING) for row in table.rows)
+    unit = unit_of(map(cost_of, table.rows))
     lines = of_pairs(table)
-    called, styles = names(lines), looks(lines)
+    styles = looks(lines)
     words = Words(
         heading(table, "gain against cost"), _caption(table),
         f"generated tokens ({unit.name + 's, ' if unit.name else ''}log scale)",
         "gain in test Pass@1", remarks(table),
     )  # fmt: skip
-    legend = [styles[k].handle(name, linestyle="", markersize=5) for k, name in called.items()]
+    legend = legend_of(lines, linestyle="", markersize=5)
     figure, placed = laid(lines, words, Room(HEIGHTS[len(lines[0])] + 0.1), legend)
     made = [points_of(panel.drawn, unit.size) for panel, _ in placed]
     every = [point for points in made for point in points]
@@ -84,11 +93,16 @@ def gain_against_cost(table: Table) -> Figure:
     return figure
 
 
+def cost_of(row: Row) -> Estimate:
+    """The tokens that its training generated; NOTHING where that is not known."""
+    return row.estimates.get("generated_tokens", NOTHING)
+
+
 def points_of(rows: Sequence[Row], size: float) -> list[Point]:
     """Arms of which both cost and gain are known; costs in units of so many tokens."""
     found = []
     for row in rows:
-        cost, gain = row.estimates.get("generated_tokens", NOTHING), gain_of(row)
+        cost, gain = cost_of(row), gain_of(row)
         if gain.n and cost.n and cost.value > 0:
             found.append(Point(row.arm.label, scaled(cost, size), gain))
     return found
@@ -179,11 +193,11 @@ def _gains(points: Sequence[Point]) -> Ends:
 
 def _caption(table: Table) -> str:
     own = [row for row in table.rows if row.arm.twin is None]
-    kind = "questions and seeds" if table.over_questions else "seeds on these questions"
-    untold = sum(gain_of(row).n > 0 and not row.estimates["generated_tokens"].n for row in own)
+    untold = sum(bool(gain_of(row).n) and not cost_of(row).n for row in own)
     return joined([
-        f"Mean over seeds with 95% t intervals, of gains over {kind}, of costs over seeds; "
-        f"{seeds(own)}; cut off at the frame; a seed alone has none. Steps: the Pareto front of "
-        f"the means; pale: dominated. Costs within {EQUAL - 1:.0%} count as equal: such arms stand side by side. Tokens of training alone, evaluations left out.",
+        f"Means over seeds with 95% t intervals, cut off at the frame: of gains over {over(own)}, "
+        f"of costs over seeds; {seeds(own)}; one alone has no interval. Steps: the Pareto front of "
+        f"the means; pale: dominated. Costs within {EQUAL - 1:.0%} count as equal, and such arms "
+        "stand side by side. Tokens of training alone, evaluations left out.",
         f"Not drawn, for the cost is not known: {untold} arms." if untold else "", missing(own),
     ])  # fmt: skip

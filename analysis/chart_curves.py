@@ -12,22 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from analysis.chart_evaluations import At, Curve, Seeds, curve_of, mean, seeds_of, spent, tokens
-from analysis.chart_panels import (
-    Lines,
-    crowded,
-    heading,
-    kind_of,
-    laid,
-    looks,
-    missing,
-    names,
-    of_pairs,
-    remarks,
-    seeds,
-    twins,
-)
-from analysis.chart_style import (
-    GREY,
+from analysis.chart_page import (
     HEIGHTS,
     NO_RUN,
     Room,
@@ -37,8 +22,22 @@ from analysis.chart_style import (
     log_ticks,
     say_nothing,
     shown,
-    styled,
 )
+from analysis.chart_panels import (
+    Lines,
+    crowded,
+    heading,
+    kind_of,
+    laid,
+    legend_of,
+    looks,
+    missing,
+    of_pairs,
+    remarks,
+    seeds,
+    twins,
+)
+from analysis.chart_style import GREY, styled
 from analysis.figures import Journal, draw_mean, values_of
 from analysis.intervals import Estimate, mean_t
 from analysis.sheet import unit_of
@@ -101,9 +100,8 @@ def far_apart(costs: Sequence[float]) -> bool:
 def _figure(
     lines: Lines, panels: Sequence[Seeds], words: Words, at: At, log: bool = False
 ) -> Figure:
-    called, styles = names(lines), looks(lines)
-    legend = [styles[label].handle(name) for label, name in called.items()]
-    figure, placed = laid(lines, words, Room(HEIGHTS[len(lines[0])]), legend)
+    styles = looks(lines)
+    figure, placed = laid(lines, words, Room(HEIGHTS[len(lines[0])]), legend_of(lines))
     made = [{label: curve_of(arm, at) for label, arm in arms.items()} for arms in panels]
     limits = _limits([panel.pair for panel, _ in placed], made)
     for (panel, axes), arms, curves in zip(placed, panels, made, strict=True):
@@ -138,8 +136,9 @@ def _draw_broken(axes: Axes, arm: Iterable[Journal], at: At, line: Mapping[str, 
     ends = {"marker": "x", "markevery": [-1], "linewidth": 0.6, "markersize": 5}
     for journal in arm:
         if journal.state == DIVERGED and (values := values_of(journal, TEST_PASS)):
-            x = [at(round, journal.lines[round]) for round, _ in values]
-            axes.plot(x, [value for _, value in values], **{**line, **ends})
+            points = [(at(round, journal.lines[round]), value) for round, value in values]
+            points = [point for point in points if point[0] > 0 or axes.get_xscale() == "linear"]
+            axes.plot([x for x, _ in points], [y for _, y in points], **{**line, **ends})
 
 
 def _draw_base(axes: Axes, curves: Iterable[Curve]) -> None:

@@ -48,8 +48,8 @@ class Curve:
 
     @property
     def lacking(self) -> list[tuple[float, float]]:
-        """The points, x and Pass@1, that are means over fewer than all seeds."""
-        points = zip(self.x, self.means, strict=True)
+        """The points, x and Pass@1, that lack a seed which later points have."""
+        points = list(zip(self.x, self.means, strict=True))[: self.solid]
         return [(x, mean.value) for x, mean in points if 0 < mean.n < self.seeds]
 
 

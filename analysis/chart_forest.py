@@ -8,14 +8,15 @@ a verdict, which tables have.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
 from analysis.across import Across, across, by_contrast
+from analysis.chart_page import BEYOND, Words, joined
 from analysis.chart_panels import heading, remarks
 from analysis.chart_rows import Column, Line, rows_chart
-from analysis.chart_style import BEYOND, COLOURS, GREY, INK, Words, joined, styled
+from analysis.chart_style import COLOURS, GREY, INK, styled
 from analysis.declared import Result
 from analysis.intervals import MISSING, Estimate
 from analysis.sheet import one_line, probability
@@ -26,10 +27,9 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 COLUMNS: Final = (
-    Column("b minus a [95%]", 4.02), Column("n", 5.38), Column("Holm p", 5.6),
-    Column("verdict", 6.08),
+    Column("b minus a [95%]", 3.9), Column("n", 5.36), Column("Holm p", 5.58),
+    Column("verdict", 6.06),
 )  # fmt: skip
-LEFT: Final = 1.55  # inches of strata's names
 BAND: Final = "#DCEBF5"
 REASON: Final = 220  # letters of a reason why there is no verdict
 LOOKS: Final[Mapping[str, tuple[str, str, str]]] = {  # verdict -> marker, colour, face
@@ -66,33 +66,32 @@ def declares(table: Table) -> bool:
 def forest(*tables: Table) -> Figure:
     """The contrasts of a grid, or of several, which are then named in every heading."""
     notes = Notes()
-    lines: list[Line] = []
-    drawn: list[Result | Across | None] = []  # of each line; None for a heading
-    for table in tables:
-        for found in by_contrast(_by_family(table.results)).values():
-            name = f"{table.title}, " if len(tables) > 1 else ""
-            lines.append(Line(name + _heading(found), heading=True))
-            lines += [_line(result, notes) for result in found]
-            drawn += [None, *found]
-            if len(found) > 1:
-                mean = across(found)
-                lines.append(_mean_line(mean))
-                drawn.append(mean)
+    rows = [row for table in tables for row in _rows(table, len(tables) > 1, notes)]
     title = heading(tables[0], "contrasts") if len(tables) == 1 else "Contrasts of all grids"
     marks = dict.fromkeys(remark for table in tables for remark in remarks(table))
     words = Words(
         title, _caption(tables, notes), "difference in test Pass@1, b minus a", remarks=tuple(marks)
     )
-    figure, axes, heights = rows_chart(lines, COLUMNS, words, LEFT)
-    for item, y in zip(drawn, heights, strict=True):
+    figure, axes, heights = rows_chart([line for line, _ in rows], COLUMNS, words)
+    for (_, item), y in zip(rows, heights, strict=True):
         if isinstance(item, Result):
             _draw(axes, item, y)
         elif isinstance(item, Across):
             _draw_mean(axes, item.mean, y)
     axes.axvline(0, color=INK, linewidth=0.6, zorder=1)
     axes.set_xlim(*_ends([result for table in tables for result in table.results]))
-    axes.grid(True, axis="x")
     return figure
+
+
+def _rows(table: Table, name: bool, notes: Notes) -> Iterator[tuple[Line, Result | Across | None]]:
+    """A table's lines, with what is drawn in each; with the table's name where that is asked."""
+    for found in by_contrast(_by_family(table.results)).values():
+        where = f"{table.title}, " if name else ""
+        yield Line(where + _heading(found), heading=True), None
+        yield from ((_line(result, notes), result) for result in found)
+        if len(found) > 1:
+            mean = across(found)
+            yield _mean_line(mean), mean
 
 
 def _by_family(results: Sequence[Result]) -> list[Result]:
@@ -102,12 +101,12 @@ def _by_family(results: Sequence[Result]) -> list[Result]:
 
 
 def _heading(found: Sequence[Result]) -> str:
-    """`shape: b batch=8 rollouts=8, a batch=64 rollouts=1, both advantage=raw; claim: ...`."""
+    """`batch: b: batch=64, a: batch=8, both: rollouts=1; claim: superior, margin 0.02`."""
     contrast = found[0].contrast
-    both = f", both {_settings(contrast.with_)}" if contrast.with_ else ""
+    both = f", both: {_settings(contrast.with_)}" if contrast.with_ else ""
     family = f" [family {contrast.family}]" if contrast.family else ""
     return (
-        f"{contrast.name}{family}: b {_settings(contrast.b)}, a {_settings(contrast.a)}{both}; "
+        f"{contrast.name}{family}: b: {_settings(contrast.b)}, a: {_settings(contrast.a)}{both}; "
         f"claim: {contrast.claim}, margin {contrast.margin:g}"
     )
 
@@ -121,7 +120,8 @@ def _line(result: Result, notes: Notes) -> Line:
     verdict = "no verdict" if result.verdict == "none" else result.verdict
     reasons = [result.withheld or result.absent] if result.verdict == "none" else []
     reasons += [result.standing.label] if result.standing.exploratory else []
-    marks = "".join(f" ({notes.number(reason)})" for reason in reasons)
+    numbers = ",".join(str(notes.number(reason)) for reason in reasons)
+    marks = f" ({numbers})" if numbers else ""
     comparison = result.comparison
     if comparison is None:
         return Line(result.where, (MISSING, "0", MISSING, verdict + marks))
@@ -135,7 +135,7 @@ def _mean_line(mean: Across) -> Line:
     """Over pairs; whether they differ stands where a verdict would."""
     if not mean.mean.n:
         return Line("mean over pairs", (MISSING, str(len(mean.used)), "", "needs 2 pairs"))
-    differ = f"equal pairs: p {probability(mean.heterogeneity.p)}"
+    differ = f"differ: p {probability(mean.heterogeneity.p)}"
     return Line("mean over pairs", (mean.mean.format(sign=True), str(mean.mean.n), "", differ))
 
 
@@ -168,7 +168,7 @@ def _draw_mean(axes: Axes, mean: Estimate, y: float) -> None:
 def _ends(results: Sequence[Result]) -> tuple[float, float]:
     """Alike on both sides: all differences and margins, and most of every interval."""
     found = [r.comparison.difference for r in results if r.comparison is not None]
-    inner = max([r.contrast.margin for r in results] + [abs(e.value) for e in found])
+    inner = max([0.01, *(r.contrast.margin for r in results), *(abs(e.value) for e in found)])
     outer = [abs(x) for e in found for x in (e.low, e.high) if not math.isnan(x)]
     end = 1.05 * max(1.3 * inner, min((1 + 3 * BEYOND) * inner, max(outer, default=0.0)))
     return -end, end
@@ -186,7 +186,7 @@ def _caption(tables: Sequence[Table], notes: Notes) -> str:
         f"one alone has no interval. Band: the margin declared.{at} Better or worse: the interval "
         "excludes 0 and Holm's p over the family is below 0.05; equivalent: within the margin by "
         "two one-sided tests; else inconclusive. Diamond: mean over pairs, of random effects; its "
-        "n counts pairs.",
+        "n counts pairs; differ: p of equal effects in all pairs.",
         "Grey below: with diverged runs counted as wrong throughout." if broken else "",
         notes.text,
     ])  # fmt: skip

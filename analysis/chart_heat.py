@@ -12,18 +12,22 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from analysis.arms import Arm
+from analysis.chart_page import WIDTH, Room, Words, joined
 from analysis.chart_panels import (
     COLUMNS,
+    Lines,
     Panel,
     heading,
     kind_of,
     laid,
     missing,
     of_pairs,
+    over,
     remarks,
     seeds,
+    twins,
 )
-from analysis.chart_style import GREY, INK, WIDTH, Room, Words, joined, styled
+from analysis.chart_style import GREY, INK, styled
 from analysis.choices import Choices
 from analysis.intervals import NOTHING, Estimate
 from analysis.tables import Row, Table
@@ -33,7 +37,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 PALETTE: Final = "PuOr"  # two hues that colour-blind people tell apart, white between them
-REACH: Final = 1.6  # of the largest gain: where the palette ends, so that entries stay legible
+REACH: Final = 2.0  # of the largest gain: where the palette ends, so that entries stay legible
 ENTRY: Final = (0.38, 0.36)  # inches that an entry takes
 
 
@@ -51,7 +55,7 @@ def heat_map(table: Table) -> Figure:
     columns = min(COLUMNS, max(1, int((WIDTH - 0.6) / (ENTRY[0] * len(rollouts) + 0.2))))
     lines = of_pairs(table, plane_of, columns)
     words = Words(
-        heading(table, "gain in test Pass@1 over batch × rollouts"), _caption(table),
+        heading(table, "gain in test Pass@1 over batch × rollouts"), _caption(table, lines),
         "rollouts a query", "batch (queries a round)", remarks(table),
     )  # fmt: skip
     room = Room(height=ENTRY[1] * len(batches), across=0.34)
@@ -109,26 +113,31 @@ def _draw(
 
 
 def entry(gain: Estimate, usual: int) -> str:
-    """`+0.123` over `±0.045`, and n where it is not the usual one."""
+    """`+.123` over `±.045`, and n where it is not the usual one."""
     if not gain.n:
         return "no run"
     if math.isnan(gain.low):
-        return f"{gain.value:+.3f}\nn = {gain.n}"
+        return f"{_short(gain.value, '+')}\nn = {gain.n}"
     n = f"\nn = {gain.n}" if gain.n != usual else ""
-    return f"{gain.value:+.3f}\n±{gain.high - gain.value:.3f}{n}"
+    return f"{_short(gain.value, '+')}\n±{_short(gain.high - gain.value)}{n}"
 
 
-def _caption(table: Table) -> str:
+def _short(x: float, sign: str = "") -> str:
+    """Without the zero before the point, as there is little room."""
+    text = f"{x:{sign}.3f}"
+    return text.replace("0.", ".", 1) if abs(x) < 0.9995 else text
+
+
+def _caption(table: Table, lines: Lines) -> str:
     own = [row for row in table.rows if row.arm.twin is None]
     unknown = [
         c.pair for c in table.choices if c.best is None and any(r.pair == c.pair for r in own)
     ]
-    kind = "questions and seeds" if table.over_questions else "seeds on these questions"
     return joined([
-        f"Gain over the base with the half-width of its 95% t interval over {kind}; {seeds(own)}, "
-        "written where it is fewer. White is no gain, violet more, orange less; the scale is that "
-        "of all panels.",
+        f"Gain over the base with the half-width of its 95% t interval over {over(own)}; "
+        f"{seeds(own)}, written where it is fewer. White is no gain, violet more, orange less; the "
+        "scale is that of all panels.",
         "Frame: no other arm of the pair beats this one (95% set of what may be best).",
         f"That set is not known in {', '.join(unknown)}." if unknown else "",
-        "Empty: not in the grid.", missing(own),
+        "Empty: not in the grid.", twins(lines), missing(own),
     ])  # fmt: skip

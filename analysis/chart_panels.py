@@ -9,10 +9,11 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from analysis.arms import Arm, is_embedded
-from analysis.chart_style import Look, Room, Words, joined, name_panel, page
+from analysis.chart_page import Room, Words, joined, name_panel, page
+from analysis.chart_style import Look
 from analysis.runs import STATES, Run
 from analysis.sheets import PIPELINE_CHECK
 from analysis.tables import Row, Table
@@ -110,25 +111,32 @@ def panels_in(lines: Lines) -> list[Panel]:
 
 
 def looks(lines: Lines) -> dict[str, Look]:
-    """Every arm's look by its label: colour by shape, dash by kind; one shape alone colours kinds."""
+    """Every arm's look by its label: colour by shape, dash by kind; by kind alone, of one shape."""
     found = {row.arm.label: row.arm for panel in panels_in(lines) for row in panel.drawn}
     shapes = list(dict.fromkeys(arm.cell.shape for arm in found.values()))
     kinds = list(dict.fromkeys(kind_of(arm) for arm in found.values()))
     places = {k: (shapes.index(a.cell.shape), kinds.index(kind_of(a))) for k, a in found.items()}
     if len(shapes) == 1:
         places = {label: (kind, shape) for label, (shape, kind) in places.items()}
-    return {label: Look.of(*place) for label, place in places.items()}
+    return {label: Look.of(*places[label]) for label in sorted(places, key=places.__getitem__)}
+
+
+def legend_of(lines: Lines, **changed: Any) -> list[Line2D]:
+    """An entry for every arm that is drawn, shape by shape."""
+    called = names(lines)
+    return [look.handle(called[label], **changed) for label, look in looks(lines).items()]
 
 
 def names(lines: Lines) -> dict[str, str]:
     """What a legend calls every drawn arm: with those that are the same runs and not drawn."""
     panels = panels_in(lines)
-    drawn = {row.arm.label: row.arm.label for panel in panels for row in panel.drawn}
-    for row in (row for panel in panels for row in panel.rows if row not in panel.drawn):
-        if row.arm.label not in drawn and (twin := row.arm.twin) and twin in drawn:
-            text = f" = {row.arm.label}"
-            drawn[twin] += text if text not in drawn[twin] else ""
-    return drawn
+    called = {row.arm.label: [row.arm.label] for panel in panels for row in panel.drawn}
+    drawn = frozenset(called)
+    for arm in (row.arm for panel in panels for row in panel.rows):
+        same = called.get(arm.twin or "", [])
+        if arm.label not in drawn and arm.label not in same:
+            same.append(arm.label)
+    return {label: " = ".join(same) for label, same in called.items()}
 
 
 def laid(
@@ -136,13 +144,14 @@ def laid(
 ) -> tuple[Figure, list[tuple[Panel, Axes]]]:
     """A figure with the panels where they lie, each under its name."""
     figure, axes = page(len(lines), len(lines[0]), words, room, legend)
+    remarked = any(panel.remark for panel in panels_in(lines))
     placed = []
     for line, row in zip(lines, axes, strict=True):
         for panel, place in zip(line, row, strict=True):
             if panel is None:
                 place.remove()
             else:
-                name_panel(place, panel.name, panel.remark)
+                name_panel(place, panel.name, panel.remark, remarked)
                 placed.append((panel, place))
     return figure, placed
 
@@ -170,6 +179,15 @@ def seeds(rows: Sequence[Row]) -> str:
     return f"n = {told} seeds an arm" if told == most else f"n = {told} of {most} seeds an arm"
 
 
+def over(rows: Sequence[Row]) -> str:
+    """What the intervals of Pass@1 and gains hold for."""
+    of_seeds = {row.numbers.over_seeds for row in rows if row.counted}
+    if of_seeds == {True}:
+        return "seeds on these questions"
+    some = " (some arms: seeds on these questions)" if True in of_seeds else ""
+    return f"questions and seeds{some}"
+
+
 def twins(lines: Lines) -> str:
     """Which arms are drawn in two panels though they are the same runs."""
     drawn = {row.arm.label: row for panel in panels_in(lines) for row in panel.drawn}
@@ -183,7 +201,10 @@ def missing(rows: Sequence[Row]) -> str:
     lost = Counter(run.state for run in runs if not run.counted)
     told = ", ".join(f"{lost[state]} {state}" for state in STATES if lost[state])
     unusable = sum(len(row.numbers.missing) for row in rows if row.arm.twin is None)
-    broke = [f"{run.cell.arm_label} s{run.cell.seed}" for run in runs if run.state == DIVERGED]
+    broke = [
+        f"{row.pair} {row.arm.label} s{run.cell.seed}"
+        for row in rows if row.arm.twin is None for run in row.in_state(DIVERGED)
+    ]  # fmt: skip
     more = f" and {len(broke) - NAMED} more" if len(broke) > NAMED else ""
     return joined([
         f"Not drawn, of {len(runs)} runs: {told}." if told else "",
@@ -195,7 +216,7 @@ def missing(rows: Sequence[Row]) -> str:
 
 def unique(rows: Iterable[Row]) -> list[Run]:
     """Their runs, each once though two rows are of it."""
-    runs = {(run.cell.key, run.cell.rounds): run for row in rows for run in row.runs}
+    runs = {(run.key, run.cell.rounds): run for row in rows for run in row.runs}
     return list(runs.values())
 
 

@@ -9,9 +9,10 @@ import math
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Final
 
+from analysis.chart_page import Words, joined
 from analysis.chart_panels import heading, missing, remarks
 from analysis.chart_rows import Column, Line, rows_chart
-from analysis.chart_style import COLOURS, GREY, INK, Words, joined, styled
+from analysis.chart_style import COLOURS, GREY, INK, styled
 from analysis.choices import Choices
 from analysis.importance import SEEDS, Share
 from analysis.intervals import MISSING, Estimate
@@ -23,9 +24,9 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 COLUMNS: Final = (Column("share [95%]", 5.72),)
-LEFT: Final = 2.0  # inches of factors' names
-FACTOR, TOGETHER = COLOURS[1], "#C9E4F5"  # a factor's own bar, and that of an interaction
-REASON: Final = 110  # letters
+FACTOR: Final = COLOURS[1]
+TOGETHER: Final = "#C9E4F5"  # of an interaction
+REASON: Final = 160  # letters
 
 
 def varies(table: Table) -> bool:
@@ -38,7 +39,7 @@ def variance_shares(table: Table) -> Figure:
     """A bar a factor under every pair, and over all pairs where the table has that."""
     lines: list[Line] = []
     shares: list[Share | None] = []  # of each line; None for a heading
-    for made in table.choices:
+    for made in (choices for choices in table.choices if choices.shares):
         lines.append(Line(_heading(made), heading=True))
         lines += [Line(share.name, (told(share.estimate),)) for share in made.shares]
         shares += [None, *made.shares]
@@ -46,19 +47,18 @@ def variance_shares(table: Table) -> Figure:
         heading(table, "which choices matter"), _caption(table),
         "share of the variance of final test Pass@1 over runs", remarks=remarks(table),
     )  # fmt: skip
-    figure, axes, heights = rows_chart(lines, COLUMNS, words, LEFT)
+    figure, axes, heights = rows_chart(lines, COLUMNS, words)
     for share, y in zip(shares, heights, strict=True):
         if share is not None:
             _draw(axes, share, y)
     low = min([0.0, *(s.estimate.value for s in shares if s and s.estimate.value < 0)])
     axes.set_xlim(1.05 * low - 0.005, 1.0)
-    axes.grid(True, axis="x")
     axes.axvline(0, color=INK, linewidth=0.6)
     return figure
 
 
 def told(estimate: Estimate) -> str:
-    """`0.62 [0.30, 0.81]`; n counts runs, so that a share without an interval is no single seed's."""
+    """`0.62 [0.30, 0.81]`. Its n is of runs: a share without an interval is no single seed's."""
     if math.isnan(estimate.value):
         return MISSING
     return f"{estimate.value:.2f}" if math.isnan(estimate.low) else estimate.format(2)
@@ -75,25 +75,36 @@ def _draw(axes: Axes, share: Share, y: float) -> None:
 
 
 def _heading(made: Choices) -> str:
-    if not made.shares:
-        return one_line(f"{made.pair}: no shares ({made.no_shares})", REASON)
     runs = max(share.estimate.n for share in made.shares)
     return f"{made.pair} ({made.method}, n = {runs} runs)"
 
 
 def _caption(table: Table) -> str:
     with_shares = [made for made in table.choices if made.shares]
+    shares = [share for made in with_shares for share in made.shares]
+    kinds = {
+        "pale": "an interaction" if any(share.order > 1 for share in shares) else "",
+        "grey": "the noise between seeds" if any(s.name == SEEDS for s in shares) else "",
+    }
+    told = "; ".join(f"{colour}: {what}" for colour, what in kinds.items() if what)
     return joined([
         *(f"{text[0].upper()}{text[1:]}." for text in readings(with_shares)),
-        "Dark bars: single factors; pale: interactions; grey: the noise between seeds. A share is "
-        "told as it comes out, below 0 too.",
+        f"Blue: a factor; {told}. A share is told as it comes out, below 0 too." if told else "",
+        *_without(table),
         missing([row for row in table.rows if row.arm.twin is None]),
     ])  # fmt: skip
 
 
+def _without(table: Table) -> list[str]:
+    """The pairs that have no shares, by the reason."""
+    pairs: dict[str, list[str]] = {}
+    for made in table.choices:
+        if not made.shares:
+            pairs.setdefault(one_line(made.no_shares, REASON), []).append(made.pair)
+    return [f"No shares in {', '.join(where)}: {reason}." for reason, where in pairs.items()]
+
+
 def readings(choices: Iterable[Choices]) -> list[str]:
     """`factorial: share of the variance ...`: what the shares are, by the way they were made."""
-    return [
-        f"{method}: {text}"
-        for method, text in dict.fromkeys((c.method, c.reading) for c in choices)
-    ]
+    ways = dict.fromkeys((made.method, made.reading) for made in choices)
+    return [f"{method}: {reading}" for method, reading in ways]

@@ -9,7 +9,7 @@ arms that nothing in the data says are worse than the best. Leaves out the stati
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
@@ -36,6 +36,7 @@ FACTORIAL_READING: Final = (
     "95% intervals"
 )
 REPEATS: Final = 10  # of a surrogate: each costs a forest
+Arms = Sequence[tuple[Arm, Sequence[Run]]]  # with the runs that count
 
 
 @dataclass(frozen=True)
@@ -59,26 +60,28 @@ class Choices:
     no_best: str = ""
 
 
-def choices(
-    grid: Grid, pair: str, arms: Sequence[tuple[Arm, Sequence[Run]]], study: Study
-) -> Choices:
-    """What one pair's arms say; `arms` come with the runs that count.
+def choices(grid: Grid, pairs: Mapping[str, Arms], study: Study) -> tuple[Choices, ...]:
+    """What each pair's arms say; where there are several pairs, over all of them too.
 
-    An arm that was merged into another is left out: its runs are there already.
+    Arms come with their runs that count. One that was merged into another is left out: its runs are
+    there already. Over all pairs model and data set are among the factors, which tells where choices
+    matter; a surrogate is made of all runs together, for a forest learns nothing from a pair's few.
     """
-    own = [(arm, runs) for arm, runs in arms if arm.twin is None]
-    made = _with_shares(Choices(pair), grid, own)
-    return _with_best(made, own, study)
+    own = {pair: [x for x in arms if x[0].twin is None] for pair, arms in pairs.items()}
+    alone = len(pairs) == 1
+    made = [
+        _with_best(_with_shares(Choices(pair), grid, arms, surrogate=alone), arms, study)
+        for pair, arms in own.items()
+    ]
+    if not alone:
+        every = [arm for arms in own.values() for arm in arms]
+        why = "arms of different pairs are not ranked against each other"
+        together = Choices(EVERY_PAIR, no_best=why)
+        made.append(_with_shares(together, grid, every, surrogate=True))
+    return tuple(made)
 
 
-def choices_of_all(grid: Grid, arms: Sequence[tuple[Arm, Sequence[Run]]]) -> Choices:
-    """Shares over all pairs, with model and data set among the factors: where choices matter."""
-    own = [(arm, runs) for arm, runs in arms if arm.twin is None]
-    why = "arms of different pairs are not ranked against each other"
-    return replace(_with_shares(Choices(EVERY_PAIR), grid, own), no_best=why)
-
-
-def _with_shares(made: Choices, grid: Grid, arms: Sequence[tuple[Arm, Sequence[Run]]]) -> Choices:
+def _with_shares(made: Choices, grid: Grid, arms: Arms, surrogate: bool) -> Choices:
     rows = [_row(grid, run) for _, runs in arms for run in runs]
     frame = pd.DataFrame(rows).dropna(subset=["value"]) if rows else pd.DataFrame()
     if len(frame) < 2:
@@ -90,9 +93,10 @@ def _with_shares(made: Choices, grid: Grid, arms: Sequence[tuple[Arm, Sequence[R
         shares = variance_shares(frame, found)
         return replace(made, shares=shares, method=FACTORIAL, reading=FACTORIAL_READING)
     except InputError as error:
-        if len(found) == 1:  # a surrogate gives a lone factor everything
-            return replace(made, no_shares=str(error))
-        return _with_surrogate(replace(made, no_shares=str(error)), frame, found)
+        made = replace(made, no_shares=str(error))
+    if len(found) == 1 or not surrogate:  # it gives a lone factor everything
+        return made
+    return _with_surrogate(made, frame, found)
 
 
 def _with_surrogate(made: Choices, frame: pd.DataFrame, found: Sequence[Factor]) -> Choices:
@@ -100,7 +104,8 @@ def _with_surrogate(made: Choices, frame: pd.DataFrame, found: Sequence[Factor])
     try:
         told = surrogate_importance(frame, found, rng, repeats=REPEATS)
     except InputError as error:
-        return replace(made, no_shares=f"{made.no_shares}; {error}")
+        reasons = dict.fromkeys((made.no_shares, str(error)))
+        return replace(made, no_shares="; ".join(reasons))
     shares = tuple(
         Share(one.name, one.estimate, math.nan, math.nan, 0, 0, 1) for one in told.factors
     )
@@ -113,7 +118,7 @@ def _row(grid: Grid, run: Run) -> dict[str, Any]:
     return settings | {"seed": run.cell.seed, "value": run.primary("final", "test")}
 
 
-def _with_best(made: Choices, arms: Sequence[tuple[Arm, Sequence[Run]]], study: Study) -> Choices:
+def _with_best(made: Choices, arms: Arms, study: Study) -> Choices:
     """The best set over the seeds and questions that all arms share."""
     if not study.source.has_answers:
         return replace(made, no_best="needs answers to single questions")

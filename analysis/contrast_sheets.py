@@ -36,7 +36,7 @@ def contrasts_sheet(table: Table) -> Sheet | None:
     )  # fmt: skip
     return Sheet(
         "contrasts", "Contrasts", header, tuple(map(_verdict_row, table.results)),
-        lead=_lead(table), notes=tuple(_notes(table.results)),
+        lead=_lead(table), notes=tuple(_notes(table)),
     ).without_empty()  # fmt: skip
 
 
@@ -86,12 +86,11 @@ def _across_row(name: str, made: Across) -> tuple[str, ...]:
 
 
 def _lead(table: Table) -> str:
-    over = (
-        "seeds and questions both random (t on seeds - 1, clustered by both)"
-        if table.over_questions else "seeds random, these very questions (paired t over seeds)"
-    )  # fmt: skip
+    if not table.over_questions:
+        return f"Contrasts need answers to single questions, which {table.source} does not have."
     return (
-        f"Differences in Pass@1 are b - a, paired: {over}. Holm's p is corrected over the declared "
+        "Differences in Pass@1 are b - a, paired by seed and by question, with 95% t interval on "
+        "seeds - 1 degrees of freedom, clustered by both. Holm's p is corrected over the declared "
         "family, TOST's is of a true difference beyond the margin; the smallest effect is what "
         "this design with this noise finds in 80 of 100 repetitions. Better or worse: the interval "
         "excludes 0 and Holm's p is below 0.05; equivalent: TOST's p is; else inconclusive."
@@ -150,16 +149,21 @@ def _percent(share: float) -> str:
 # ---- notes
 
 
-def _notes(results: Sequence[Result]) -> Iterator[str]:
+def _notes(table: Table) -> Iterator[str]:
     """What was declared and how the arms differ; then, place by place, what limits a verdict."""
     by_name: dict[str, list[Result]] = {}
-    for result in results:
+    for result in table.results:
         by_name.setdefault(result.contrast.name, []).append(result)
     for name, found in by_name.items():
         for declared, places in _places((_declaration(r), r.where) for r in found).items():
             everywhere = len(places) == len(found)
             yield f"{name}: {declared}" + ("" if everywhere else f" ({'; '.join(places)})")
-    several = len(by_name) > 1
+    if table.over_questions:
+        yield from _limited(table.results, several=len(by_name) > 1)
+
+
+def _limited(results: Sequence[Result], several: bool) -> Iterator[str]:
+    """Each limit once, with the places that it is of."""
     limits = _places(
         (limit, f"{r.contrast.name}, {r.where}" if several else r.where)
         for r in results for limit in _limits(r)
@@ -210,4 +214,5 @@ def _limits(result: Result) -> Iterator[str]:
             f"Holm p {probability(zero.p_family)}, TOST p {probability(zero.tost_p)}, "
             f"{zero.verdict}"
         )
-    yield from result.notes
+    if result.comparison is not None:
+        yield from result.notes

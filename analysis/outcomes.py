@@ -12,6 +12,7 @@ import itertools
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -56,7 +57,7 @@ class Answers:
     correct_Q_K: Cube
     round: int
 
-    @property
+    @cached_property
     def mean(self) -> float:
         """Share of right answers among the scored ones."""
         return _nanmean(self.correct_Q_K)

@@ -8,10 +8,13 @@ from __future__ import annotations
 import base64
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 from urllib.parse import quote
 
 from analysis.study import Study
 from analysis.tables import Table
+
+FORMATS: Final = ("png", "pdf")
 
 
 @dataclass(frozen=True)
@@ -19,11 +22,12 @@ class Picture:
     """One figure.
 
     Attributes:
+        title: `4.6 tradeoff: gain by cost`.
         caption: how to read it; it stands in the image, and here for those who cannot see that.
-        files: as PNG and PDF.
+        files: one a format.
     """
 
-    name: str
+    title: str
     caption: str
     files: tuple[Path, ...]
 
@@ -43,8 +47,12 @@ class Picture:
 
 
 def pictures(table: Table, study: Study, folder: Path) -> tuple[Picture, ...]:
-    """The figures of a table, written into a folder."""
-    from analysis.charts import write_figures
+    """The figures of a table, written into a folder as PNG and PDF."""
+    from analysis.charts import caption_of, figures_of, save
 
-    made = write_figures(table, study, folder, ("png", "pdf"))
-    return tuple(Picture(name, name, tuple(files)) for name, files in made.items())
+    made = []
+    for name, figure in figures_of(table, study).items():
+        told = name.replace("-", " ")
+        files = tuple(save(figure, folder / f"{name}.{form}") for form in FORMATS)
+        made.append(Picture(f"{table.title}: {told}", caption_of(figure), files))
+    return tuple(made)

@@ -23,32 +23,43 @@ class Damaged(Exception):
 def journal(paths: CellPaths) -> dict[int, Numbers]:
     """Round -> numbers. A last line without its newline is not yet written."""
     text = _text(paths, outcome.JOURNAL_FILE) or ""
+    lines = text[: text.rfind("\n") + 1].split("\n")[:-1]
+    name = _name(paths, outcome.JOURNAL_FILE)
+    parsed = _at_once(lines) or [_parsed(x, f"{name}:{i}") for i, x in enumerate(lines, start=1)]
     rounds: dict[int, Numbers] = {}
-    for i, line in enumerate(text[: text.rfind("\n") + 1].split("\n")[:-1], start=1):
-        where = f"{_name(paths, outcome.JOURNAL_FILE)}:{i}"
-        numbers = _shares(_parsed(line, where), where)
+    for i, told in enumerate(parsed, start=1):
+        numbers = _shares(told, f"{name}:{i}")
         number = numbers.pop("round", -1.0)
         if not number >= 0 or not number.is_integer():
-            raise Damaged(f"{where}: round: expected a whole number; the line is {line[:60]!r}")
+            line = lines[i - 1][:60]
+            raise Damaged(f"{name}:{i}: round: expected a whole number; the line is {line!r}")
         if int(number) in rounds and repr(numbers) != repr(rounds[int(number)]):
-            raise Damaged(f"{where}: round {int(number)} is there twice, with different numbers")
+            raise Damaged(f"{name}:{i}: round {int(number)} is there twice, with different numbers")
         rounds[int(number)] = numbers
     return rounds
+
+
+def _at_once(lines: list[str]) -> list[dict[str, Any]] | None:
+    """The objects of all lines in one parse; None where line by line might tell another story."""
+    try:
+        parsed: list[dict[str, Any]] = json.loads(f"[{','.join(lines)}]")
+    except ValueError:
+        return None
+    whole = len(parsed) == len(lines) and all(isinstance(line, dict) for line in parsed)
+    return parsed if whole else None
 
 
 def seconds(paths: CellPaths) -> dict[int, float]:
     """Round -> seconds of one worker, evaluation left out; empty where no file tells them.
 
-    Seconds are no result: a line that cannot be read tells none.
+    Seconds are no result: where the file is damaged it tells none.
     """
-    found: dict[int, float] = {}
-    for line in (_text(paths, outcome.TIMINGS_FILE) or "").splitlines():
-        try:
-            told = json.loads(line)
-            found[int(told["round"])] = float(told["seconds"]["all"])
-        except (ValueError, KeyError, TypeError):
-            continue
-    return found
+    text = _text(paths, outcome.TIMINGS_FILE) or ""
+    lines = _at_once(text[: text.rfind("\n") + 1].split("\n")[:-1]) or []
+    try:
+        return {int(line["round"]): float(line["seconds"]["all"]) for line in lines}
+    except (KeyError, TypeError, ValueError):
+        return {}
 
 
 def done(paths: CellPaths, cell: Cell) -> dict[str, Any] | None:

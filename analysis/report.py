@@ -10,6 +10,7 @@ import os
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 from typing import Final
@@ -30,7 +31,6 @@ from grids.paths import Store
 
 ALL: Final = "tables"
 FORMATS: Final = ("md", "csv", "tex", "html")
-FIGURES: Final = ("png", "pdf")
 
 Files = dict[Path, str]  # path -> text
 
@@ -90,6 +90,8 @@ def write_report(
     _check_any_run(tables)
     if out.is_dir():
         raise InputError(f"{out}: is a folder; name a file for the report, such as report.html")
+    with _told(out.parent, "report"):
+        out.parent.mkdir(parents=True, exist_ok=True)
     folder = out.with_name(f"{out.stem}_figures")
     parts = []
     for stem, table in zip(stems(tables), tables, strict=True):
@@ -178,9 +180,16 @@ def _stem(parts: list[str]) -> str:
 
 def _write_all(files: Files, out: Path, what: str) -> list[Path]:
     """Every file, in a folder that is made where there is none."""
-    try:
+    with _told(out, what):
         out.mkdir(parents=True, exist_ok=True)
         return [_write(path, text) for path, text in files.items()]
+
+
+@contextmanager
+def _told(out: Path, what: str) -> Iterator[None]:
+    """A folder that cannot be written is told as an `InputError`."""
+    try:
+        yield
     except OSError as error:
         raise InputError(
             f"{out}: the {what} cannot be written there: {error.strerror}; "

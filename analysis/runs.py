@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from typing import Any
 
 import pandas as pd
@@ -50,6 +51,11 @@ class Run:
     base: Numbers = field(default_factory=dict)
     final: Numbers = field(default_factory=dict)
     training: Training = field(default_factory=Training)
+
+    @cached_property
+    def key(self) -> str:
+        """Of the cell, computed once."""
+        return self.cell.key
 
     @property
     def counted(self) -> bool:

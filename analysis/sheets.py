@@ -138,10 +138,9 @@ def _entries_are(table: Table) -> str:
     samples = {cell.eval.samples for cell in cells} - {0}
     if table.over_questions and samples:
         text += f" Sampled pass@k is the unbiased estimate from {joined(sorted(samples))} answers."
-    return (
-        f"{text} Tokens generated in training have a t interval over seeds alone. "
-        f"Seeds: counted / declared. The numbers come from {table.source}."
-    )
+    if any(row.estimates.get("generated_tokens", NOTHING).n for row in table.rows):
+        text += " Tokens generated in training have a t interval over seeds alone."
+    return f"{text} Seeds: counted / declared. The numbers come from {table.source}."
 
 
 def _decoding(cell: Cell) -> str:

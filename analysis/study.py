@@ -61,6 +61,7 @@ class Study:
         self.source = source
         self._runs: dict[_Asked, Run] = {}
         self._answers: dict[str, dict[Which, Answers] | Unusable] = {}
+        self._stacks: dict[tuple[object, ...], Stacked] = {}
 
     @property
     def name(self) -> str:
@@ -92,10 +93,10 @@ class Study:
 
         Raises `Unusable` where they are missing, of another round, or contradict the journal.
         """
-        key = run.cell.key
+        key = run.key
         if phase == "final" and run.scored_round == 0:  # it broke before its first evaluation
             phase = "base"
-        found = self._read(run.cell)
+        found = self._read(run)
         which = Which(phase, split, decoding)
         if (answers := found.get(which)) is None:
             raise Unusable(f"{key}/outcomes.parquet: has no {' '.join(which)} answers")
@@ -108,19 +109,26 @@ class Study:
         _check_agreement(run, which, answers)
         return answers
 
-    def _read(self, cell: Cell) -> dict[Which, Answers]:
-        if cell.key not in self._answers:
+    def _read(self, run: Run) -> dict[Which, Answers]:
+        if run.key not in self._answers:
             try:
-                self._answers[cell.key] = self.source.answers(cell)
+                self._answers[run.key] = self.source.answers(run.cell)
             except Unusable as error:
-                self._answers[cell.key] = error
-        found = self._answers[cell.key]
+                self._answers[run.key] = error
+        found = self._answers[run.key]
         if isinstance(found, Unusable):
             raise found
         return found
 
     def stacked(self, runs: Iterable[Run], phase: str, split: str, decoding: str) -> Stacked:
         """An arm's counted runs side by side; a seed without usable answers is named."""
+        runs = list(runs)
+        asked = (*((run.key, run.state, run.scored_round) for run in runs), phase, split, decoding)
+        if asked not in self._stacks:
+            self._stacks[asked] = self._stack(runs, phase, split, decoding)
+        return self._stacks[asked]
+
+    def _stack(self, runs: list[Run], phase: str, split: str, decoding: str) -> Stacked:
         by_seed: dict[int, Answers] = {}
         missing: dict[int, str] = {}
         other_round = set()
@@ -214,6 +222,6 @@ def _check_agreement(run: Run, which: Which, answers: Answers) -> None:
     told = (run.base if which.phase == "base" else run.final).get(metric, math.nan)
     if abs(told - answers.mean) > AGREE:  # not where either is NaN: there is nothing to contradict
         raise Unusable(
-            f"{run.cell.key}/outcomes.parquet: its {' '.join(which)} answers have the mean "
+            f"{run.key}/outcomes.parquet: its {' '.join(which)} answers have the mean "
             f"{answers.mean:.6f}; the journal says {told:.6f}"
         )

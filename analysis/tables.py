@@ -15,7 +15,7 @@ from typing import Any
 import pandas as pd
 
 from analysis.arms import Arm, arms, pair_labels
-from analysis.choices import Choices, choices, choices_of_all
+from analysis.choices import Choices, choices
 from analysis.declared import Result, results
 from analysis.estimates import COSTS, MEASURES, TOLD, ArmEstimates, arm_estimates
 from analysis.intervals import NOTHING, Estimate
@@ -59,8 +59,7 @@ class Row:
     @property
     def details(self) -> tuple[str, ...]:
         """The reasons behind the notes, a line a seed."""
-        told = (FAILED, DAMAGED, DIVERGED)
-        runs = (run for run in self.runs if run.state in told or _odd(run))
+        runs = [r for r in self.runs if r.state in (FAILED, DAMAGED, DIVERGED) or _odd(r)]
         where = f"{self.pair} {self.arm.label}"
         told = [f"{where} s{run.cell.seed} {run.state}: {run.reason}" for run in runs]
         missing = self.numbers.missing.items()
@@ -89,21 +88,15 @@ def make_table(grid: Grid, study: Study) -> Table:
     declared = arms(grid)
     labels = pair_labels(arm.cell for arm in declared)
     rows = tuple(_row(grid, arm, labels[arm.pair], study) for arm in declared)
-    by_pair = {label: [row for row in rows if row.pair == label] for label in labels.values()}
+    pairs = {
+        label: [(row.arm, row.counted) for row in rows if row.pair == label]
+        for label in labels.values()
+    }
     return Table(
         grid, rows, results(grid, study),
-        _choices(grid, by_pair, study),
+        choices(grid, pairs, study),
         study.source.place, study.source.has_answers,
     )  # fmt: skip
-
-
-def _choices(grid: Grid, by_pair: dict[str, list[Row]], study: Study) -> tuple[Choices, ...]:
-    """Pair by pair; where there are several, over all of them too."""
-    of_pair = {pair: [(row.arm, row.counted) for row in rows] for pair, rows in by_pair.items()}
-    made = [choices(grid, pair, arms, study) for pair, arms in of_pair.items()]
-    if len(of_pair) > 1:
-        made.append(choices_of_all(grid, [arm for arms in of_pair.values() for arm in arms]))
-    return tuple(made)
 
 
 def _row(grid: Grid, arm: Arm, pair: str, study: Study) -> Row:

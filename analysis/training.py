@@ -55,7 +55,7 @@ class Training:
 
     Attributes:
         curve: evaluated round -> its scores, and the tokens generated until then.
-        first, last: metric -> mean over the first and the last tenth of the rounds.
+        first, last: metric -> mean over the first and the last tenth of the rounds that have it.
         median_group: of the effective group size over rounds; NaN where no round tells it.
     """
 
@@ -71,13 +71,11 @@ def training(
 ) -> Training:
     """The training of a cell up to round `end`, from its journal and its seconds by round."""
     rounds = sorted(r for r in lines if 0 < r <= end)
-    part = max(1, round(PART * len(rounds)))
     sizes = [lines[r][outcome.GROUP_SIZE] for r in rounds if outcome.GROUP_SIZE in lines[r]]
     return Training(
         _costs(cell, lines, seconds, end),
         _curve(lines, end),
-        _means([lines[r] for r in rounds[:part]]),
-        _means([lines[r] for r in rounds[-part:]]),
+        *_first_and_last([lines[r] for r in rounds]),
         statistics.median(sizes) if sizes else math.nan,
     )
 
@@ -118,10 +116,14 @@ def _curve(lines: Mapping[int, Numbers], end: int) -> dict[int, Numbers]:
     return curve
 
 
-def _means(lines: list[Numbers]) -> Numbers:
-    means: Numbers = {}
+def _first_and_last(lines: list[Numbers]) -> tuple[Numbers, Numbers]:
+    """Means over the first and the last tenth of those rounds that have a metric."""
+    first: Numbers = {}
+    last: Numbers = {}
     for name in TOLD:
         values = [line[name] for line in lines if name in line and not math.isnan(line[name])]
         if values:
-            means[name] = math.fsum(values) / len(values)
-    return means
+            part = max(1, round(PART * len(values)))
+            first[name] = math.fsum(values[:part]) / part
+            last[name] = math.fsum(values[-part:]) / part
+    return first, last

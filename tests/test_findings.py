@@ -105,6 +105,11 @@ def test_what_is_inconclusive_refutes_nothing(claim):
     assert found.holds is None and "inconclusive at lr 3e-05" in found.text
 
 
+def test_what_is_inconclusive_may_still_be_no_worse():
+    found = contrast_of("non-inferior", tell=shares_of({"tiny-qwen2": 0.015}, spread=0.006))
+    assert found.holds is True and "inconclusive at lr 3e-05" in found.text
+
+
 def test_holm_is_told_where_there_is_a_family():
     grid = grid_of(AXES, contrasts=[CONTRAST])
     for found in told(grid, shares_of({"tiny-qwen2": 0.2, "tiny-llama": 0.1}), "more: superior"):
@@ -261,3 +266,14 @@ def test_an_empty_study_says_that_nothing_counts():
     found = found_of(grid, lambda cell: None)
     assert {f.holds for f in found} == {None} and len(found) > 10
     assert "nan" not in findings_markdown(found)
+
+
+def test_without_answers_to_single_questions_findings_are_of_seeds():
+    source = Memory()
+    grid = grid_of(AXES, contrasts=[CONTRAST])
+    study = study_of(grid, shares_of({"tiny-qwen2": 0.2, "tiny-llama": 0.0}), source)
+    source.found, source.has_answers = {}, False
+    found = findings(make_table(grid, study), study)
+    holds = {finding.where: finding.holds for finding in found if finding.name == "no improvement"}
+    assert holds["tiny-qwen2 tiny-sums (8,8,0) raw"] is False
+    assert all(f.holds is None for f in found if f.name.startswith(("more", "diminishing")))

@@ -138,6 +138,13 @@ def test_a_run_without_a_scored_answer_has_no_number(tmp_path):
     assert runs.pass_at_1.isna().tolist() == [True, False, False] * 2
 
 
+def test_arms_with_one_and_the_same_seed_are_two_runs(tmp_path):
+    study = opened(tmp_path, ROWS[ROWS.seed == 5])
+    assert study.runs()[["arm", "seed"]].to_numpy().tolist() == [["a", 5], ["b", 5]]
+    np.testing.assert_array_equal(study.outcomes(arm="b").correct_S_Q_K, B[1:2])
+    assert study.compare("a", "b").verdict == "inconclusive"
+
+
 def test_many_row_groups_are_one_file(tmp_path):
     path = tmp_path / "theirs.parquet"
     ROWS.astype({"arm": "category", "question": "category"}).to_parquet(path, row_group_size=7)

@@ -68,7 +68,8 @@ def width_in_browser(page, width, folder):
         encoding="utf-8",
     )
     command = [
-        CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--allow-file-access-from-files",
+        CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars",
+        "--allow-file-access-from-files",
         "--virtual-time-budget=5000", f"--user-data-dir={folder / 'profile'}", "--dump-dom",
         frame.as_uri(),
     ]  # fmt: skip

@@ -349,14 +349,14 @@ def test_resampling_keeps_to_the_combination():
 def test_optuna_is_quiet_and_left_as_it_was(capfd):
     import optuna
 
-    before = optuna.logging.get_verbosity()
+    optuna.logging.set_verbosity(optuna.logging.INFO)  # optuna's default
     frame = partial()
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         surrogate_importance(
             frame, factors(frame, "abc"), np.random.default_rng(0), "ped_anova", repeats=2
         )
-    assert optuna.logging.get_verbosity() == before
+    assert optuna.logging.get_verbosity() == optuna.logging.INFO
     assert capfd.readouterr().err == ""
 
 

@@ -11,7 +11,7 @@ from analysis.sheet import Document, Sheet
 from tests.reported_store import a_grid, filled
 
 needs_latex = pytest.mark.skipif(shutil.which("pdflatex") is None, reason="no LaTeX installed")
-NASTY = "50% & $x_1^2$ #3 {a} \\b ~ <0.001 > | \"q\" × ± − → ≤ ² é ñ Č 中 [1] …"
+NASTY = '50% & $x_1^2$ #3 {a} \\b ~ <0.001 > | "q" × ± − → ≤ ² é ñ Č 中 [1] …'
 
 
 def wide(columns, entry="+0.315 [+0.274, +0.357]"):

@@ -2,11 +2,10 @@
 
 import base64
 import re
-import sys
-import types
 from datetime import UTC, datetime
 
 import pytest
+from matplotlib.figure import Figure
 
 from analysis.finding import Finding
 from analysis.page import Group, Part, report_page
@@ -60,7 +59,7 @@ def test_the_page_tells_when_and_from_what_it_was_made(text):
 
 def test_the_figure_is_inside_and_its_files_are_linked(text):
     assert f'src="data:image/png;base64,{base64.b64encode(PIXEL).decode()}"' in text
-    assert 'alt="Mean &amp; band of &#34;3 seeds&#34; &lt;n&gt;"' in text
+    assert 'alt="curves. Mean &amp; band of &#34;3 seeds&#34; &lt;n&gt;"' in text
     assert 'href="report_figures/small/curves.pdf"' in text
 
 
@@ -158,18 +157,10 @@ def test_versions_are_counted_and_untold_ones_said(tmp_path):
 
 @pytest.fixture
 def charts(monkeypatch):
-    """Drawing takes seconds: one pixel stands for every figure."""
-
-    def write_figures(table, study, out, formats):
-        out.mkdir(parents=True, exist_ok=True)
-        paths = [out / f"curves.{name}" for name in formats]
-        for path in paths:
-            path.write_bytes(PIXEL)
-        return {"curves": paths}
-
-    stub = types.ModuleType("analysis.charts")
-    stub.write_figures = write_figures
-    monkeypatch.setitem(sys.modules, "analysis.charts", stub)
+    """Drawing takes seconds: an empty figure stands for all."""
+    figure = Figure((1, 1))
+    figure.text(0, 0, "How to read it.", gid="caption")
+    monkeypatch.setattr("analysis.charts.figures_of", lambda table, study: {"by-cost": figure})
 
 
 def test_the_page_and_its_figures_are_written(small, tmp_path, charts):
@@ -177,8 +168,10 @@ def test_the_page_and_its_figures_are_written(small, tmp_path, charts):
     paths = write_report([small.table], {"test": small.study}, out, MADE)
     names = [path.relative_to(out.parent).as_posix() for path in paths]
     assert names == [
-        "page.html", "page_figures/small/curves.png", "page_figures/small/curves.pdf"
+        "page.html", "page_figures/small/by-cost.png", "page_figures/small/by-cost.pdf"
     ]  # fmt: skip
+    text = out.read_text(encoding="utf-8")
+    assert 'alt="small: by cost. How to read it."' in text
     links = re.findall(r'href="([^"#]+)"', out.read_text(encoding="utf-8"))
     assert links and all((out.parent / link).is_file() for link in links)
 

@@ -1,4 +1,4 @@
-"""Sheets of synthetic stores: what rows, notes and texts say, and that every format says the same."""
+"""Sheets of synthetic stores: what rows, notes and texts say; all formats say the same."""
 
 import re
 from dataclasses import replace
@@ -76,7 +76,9 @@ def test_a_contrast_shows_its_verdict_family_margin_and_standing(table):
 
 def test_what_lies_behind_a_contrast(table):
     sheet, made = sheet_of(table, "behind"), table.results[0].comparison
-    assert entry(sheet, 0, "by seed") == ", ".join(f"s{s} {x:+.3f}" for s, x in made.by_seed.items())
+    assert entry(sheet, 0, "by seed") == ", ".join(
+        f"s{s} {x:+.3f}" for s, x in made.by_seed.items()
+    )
     assert entry(sheet, 0, "a alone right") == f"{made.discordant.a_only:g}"
     assert entry(sheet, 0, "of answers") == "900"
     assert entry(sheet, 0, "tokens generated b/a").startswith("1.00 [")

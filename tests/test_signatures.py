@@ -8,13 +8,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from analysis.finding import Pair, above, below, either, every
-from analysis.intervals import Estimate, two_way
+from analysis.intervals import Estimate, two_way, two_way_variances
 from analysis.signatures import SIGNATURES, gap, signatures, split
 from analysis.tables import make_table
 from grids.outcome import DIVERGED, ENTROPY, REWARD_SD
 from tests.memory_study import Memory, grid_of, right, study_of
 
-SHAPES = {"batch": [8, 16, 64], "rollouts": [1]}
+SHAPES = {"batch": [16, 64, 8], "rollouts": [1]}
 
 
 def pair_of(grid, tell, source=None):
@@ -110,10 +110,14 @@ def test_an_arm_that_was_merged_into_another_is_told_once():
 
 
 def scored(train_gain, test_gain, spread=0.005):
+    """Seeds that shift train and test alike."""
+
+    def answers(gain):
+        return (right(0.3, questions=4000), right(0.3 + gain, questions=4000))
+
     def tell(cell):
         shift = spread * (-1) ** cell.seed
-        test = (right(0.3), right(0.3 + test_gain + shift))
-        return {"test": test, "train": (right(0.3), right(0.3 + train_gain + shift))}
+        return {"test": answers(test_gain + shift), "train": answers(train_gain + shift)}
 
     return tell
 
@@ -121,12 +125,19 @@ def scored(train_gain, test_gain, spread=0.005):
 @pytest.mark.parametrize(
     ("train", "test", "holds"),
     [(0.3, 0.0, True), (0.3, -0.2, True), (0.3, 0.3, False), (0.3, 0.1, False), (0.0, 0.0, False),
-     (0.3, 0.02, None), (0.05, 0.0, None)],
+     (0.035, 0.0, False), (0.3, 0.02, None), (0.05, 0.0, None)],
 )  # fmt: skip
 def test_overfitting(train, test, holds):
     (found,) = said("train up, test flat", ONE, scored(train, test))
     assert found.holds is holds
     assert f"train gain {train:+.3f}" in found.text and f"{train - test:+.3f} [" in found.text
+
+
+def test_train_that_surely_gains_less_than_test_is_no_overfitting():
+    (found,) = said("train up, test flat", ONE, scored(0.02, 0.05, spread=0.02))
+    assert found.holds is False
+    (found,) = said("train up, test flat", ONE, scored(0.04, 0.04, spread=0.02))
+    assert found.holds is None
 
 
 def test_train_may_not_have_been_scored():
@@ -138,7 +149,12 @@ def test_train_may_not_have_been_scored():
 def test_the_gap_over_silent_test_questions_is_the_train_gain():
     rng = np.random.default_rng(0)
     train_S_Q = rng.normal(0.1, 0.3, (4, 60)) + rng.normal(0, 0.1, (4, 1))
-    assert gap(train_S_Q, np.zeros((4, 90))) == two_way(train_S_Q)
+    train_S_Q += rng.normal(0, 0.4, (1, 60))
+    parts = two_way_variances(train_S_Q)
+    assert parts.total > max(parts.seed, parts.question)  # so that all three parts are seen
+    found, expected = gap(train_S_Q, np.zeros((4, 90))), two_way(train_S_Q)
+    assert (found.low, found.high) == pytest.approx((expected.low, expected.high))
+    assert (found.df, found.n) == (3, 4)
     shifted = gap(np.zeros((4, 90)), train_S_Q)
     assert shifted.value == pytest.approx(-train_S_Q.mean())
     assert shifted.se == pytest.approx(two_way(train_S_Q).se)
@@ -229,6 +245,12 @@ def test_a_diverged_seed_is_a_collapse():
     assert found.holds is True and "s2 diverged at round 7" in found.text
 
 
+def test_one_seed_that_diverged_tells_of_a_run():
+    told = gained(0.0, state=DIVERGED, broke=7)
+    (found,) = said("collapse", ONE, lambda cell: told(cell) if cell.seed == 0 else None)
+    assert found.holds is None and "s0 diverged at round 7" in found.text
+
+
 # ---- gain by format
 
 
@@ -265,6 +287,15 @@ def test_a_base_that_parsed_nothing_leaves_the_split_unknown():
     (found,) = said("gain by format alone", ONE, parsing((0.0, 0.0), (1.0, 0.5)))
     assert found.holds is None
     assert found.text.endswith("P(correct given parsed) is not known of s0, s1, s2, s3")
+
+
+def test_one_seed_without_a_split_leaves_the_arm_unknown():
+    def tell(cell):
+        final = (1.0, 0.5) if cell.seed else (0.0, 0.0)
+        return parsing((0.4, 0.5), final)(cell) | ({} if cell.seed else {"parsed": (0.4, 0.0)})
+
+    (found,) = said("gain by format alone", ONE, tell)
+    assert found.holds is None and found.text.endswith("is not known of s0")
 
 
 shares = st.floats(0.01, 1.0)
@@ -325,6 +356,34 @@ def test_eightfold_rollouts():
         ("8,1,0) raw to (8,8,0) raw", True), ("8,2,0) raw to (8,16,0) raw", False),
     ]  # fmt: skip
     assert "below 0.02, so that effort may go elsewhere" in found[0].text
+
+
+def wheres(axes, name="diminishing returns per eightfold rollouts", **settings):
+    grid = grid_of(axes, **settings)
+    found = said(name, grid, lambda cell: {"test": (right(0.2), right(0.3))})
+    return [finding.where.removeprefix("tiny-qwen2 tiny-sums ") for finding in found]
+
+
+def test_all_else_is_equal_in_a_step():
+    rollouts = {"rollouts": [1, 8]}
+    assert wheres(rollouts | {"advantage": ["raw", "grpo"]}) == [
+        "(8,1,0) raw to (8,8,0) raw", "(8,1,0) grpo to (8,8,0) grpo"]  # fmt: skip
+    assert wheres(rollouts | {"lr": [1e-5, 3e-5]}) == [
+        f"(8,1,0) raw lr={lr} to (8,8,0) raw lr={lr}" for lr in ("1e-05", "3e-05")]  # fmt: skip
+    assert wheres(rollouts | {"batch": [8, 16]}) == [
+        "(8,1,0) raw to (8,8,0) raw", "(16,1,0) raw to (16,8,0) raw"]  # fmt: skip
+    replay = rollouts | {"replay": [0, 7], "advantage": ["grpo"]}
+    assert wheres(replay) == ["(8,1,0) grpo to (8,8,0) grpo"]
+    assert wheres(replay | {"batch": [8, 16]}, "replay within the margin of fresh rollouts") == [
+        "(8,8,0) grpo to (8,1,7) grpo", "(16,8,0) grpo to (16,1,7) grpo"]  # fmt: skip
+
+
+def test_a_step_is_declared_by_its_own_contrast_alone():
+    contrast = {"name": "n", "a": {"rollouts": 1}, "b": {"rollouts": 8}}
+    grid = grid_of(ROLLOUTS, contrasts=[contrast])
+    shares = {(8, 1, 0): 0.3, (8, 2, 0): 0.4, (8, 8, 0): 0.305, (8, 16, 0): 0.6}
+    found = said("diminishing returns per eightfold rollouts", grid, by_arm(shares))
+    assert ["no contrast declares it" in finding.text for finding in found] == [False, True]
 
 
 def test_a_declared_step_has_its_standing_and_is_withheld_as_it_is():

@@ -63,6 +63,12 @@ def test_first_and_last_are_means_over_a_tenth_of_the_rounds():
     assert outcome.ENTROPY not in made.first  # no round has it
 
 
+def test_what_few_rounds_measure_is_taken_from_these():
+    lines = {**LINES, 10: LINES[10] | {outcome.ENTROPY: 2.0}, 20: LINES[20] | {outcome.ENTROPY: 1}}
+    made = training(CELL, lines, SECONDS, 20)
+    assert (made.first[outcome.ENTROPY], made.last[outcome.ENTROPY]) == (2, 1)
+
+
 def test_the_median_group_is_over_rounds():
     assert training(CELL, LINES, SECONDS, 20).median_group == 8
     assert training(CELL, LINES, SECONDS, 6).median_group == 3.5
