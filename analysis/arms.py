@@ -8,10 +8,8 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
 
 from grids.cell import Cell
-from grids.errors import InputError
 from grids.grid import Grid
 
 # Axes that a label names anyway.
@@ -52,13 +50,10 @@ def arms(grid: Grid) -> tuple[Arm, ...]:
     grid.cells()  # a grid that does not expand fails here, with its own message
     varying = [axis for axis, values in grid.axes.items() if len(values) > 1]
     extras = [axis for axis in varying if axis not in NAMED_AXES]
-    declared = grid.model_dump(by_alias=True) | {"contrasts": []}
     first: dict[str, str] = {}
     found: list[Arm] = []
     for values in itertools.product(*grid.axes.values()):
-        axes = {axis: [value] for axis, value in zip(grid.axes, values, strict=True)}
-        cells = _cells_of(declared | {"axes": axes})
-        if cells:
+        if cells := grid.combination(values):
             arm = Arm(cells, " ".join(f"{name}={_setting(cells[0], name)}" for name in extras))
             twin = first.get(arm.cell.arm_key)
             found.append(Arm(cells, arm.extra, twin))
@@ -91,14 +86,6 @@ def is_papers(cell: Cell) -> bool:
 def is_embedded(cell: Cell) -> bool:
     """The cell is a pipeline check."""
     return cell.model_spec.embedded or cell.dataset_spec.embedded
-
-
-def _cells_of(declared: dict[str, Any]) -> tuple[Cell, ...]:
-    """The cells of one combination, one a seed; none where the grid drops it."""
-    try:
-        return Grid.model_validate(declared).cells()
-    except InputError:
-        return ()
 
 
 def _setting(cell: Cell, name: str) -> str:

@@ -82,14 +82,15 @@ def gain_against_cost(table: Table) -> Figure:
     figure, placed = laid(lines, words, Room(HEIGHTS[len(lines[0])] + 0.1), legend)
     made = [points_of(panel.drawn, unit.size) for panel, _ in placed]
     every = [point for points in made for point in points]
-    for (_, axes), points in zip(placed, made, strict=True):
+    for (panel, axes), points in zip(placed, made, strict=True):
         if points:
             axes.set(xscale="log", xlim=_costs(every), ylim=_gains(every))
             _draw(axes, points, styles)
             log_ticks(axes.xaxis)
             even_ticks(axes.yaxis)
         else:
-            say_nothing(axes, NO_RUN)
+            gained = any(gain_of(row).n for row in panel.drawn)
+            say_nothing(axes, "no cost is known" if gained else NO_RUN)
     return figure
 
 

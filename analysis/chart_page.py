@@ -74,22 +74,24 @@ def page(
     top = bottom + rows * room.height + (rows - 1) * room.down
     height = top + 0.34 + LINE * len(remarks) + TITLE * len(title) + EDGE
     figure = Figure(figsize=(WIDTH, height), facecolor="white")
-    _write(figure, title, height - EDGE, size=TEXT + 2.5, linespacing=1.2)
+    _write(figure, title, height - EDGE, TITLE, size=TEXT + 2.5)
     _write(figure, remarks, height - EDGE - TITLE * len(title) - 0.02, color=GREY)
     _write(figure, caption, below - EDGE, gid="caption")
-    middle = (room.left + WIDTH - room.right) / 2 / WIDTH
+    centre = (room.left + WIDTH - room.right) / 2 / WIDTH
     name: dict[str, Any] = {"size": TEXT + 1, "ha": "center"}
-    figure.text(middle, axis / height, words.x, va="bottom", **name)
-    figure.text(
-        0.11 / WIDTH, (bottom + top) / 2 / height, words.y, rotation=90, va="center", **name
-    )
+    figure.text(centre, axis / height, words.x, va="bottom", **name)
+    left, middle = 0.11 / WIDTH, (bottom + top) / 2 / height
+    figure.text(left, middle, words.y, rotation=90, va="center", **name)
     if legend:
-        figure.legend(
-            handles=list(legend), loc="upper center", bbox_to_anchor=(0.5, axis / height),
-            ncols=wide, frameon=False, handlelength=3.2, borderpad=0.2, columnspacing=1.4,
-            labelspacing=0.3,
-        )  # fmt: skip
+        _add_legend(figure, legend, wide, axis / height)
     return figure, _panels(figure, rows, columns, room, top)
+
+
+def _add_legend(figure: Figure, legend: Sequence[Line2D], columns: int, top: float) -> None:
+    figure.legend(
+        handles=list(legend), loc="upper center", bbox_to_anchor=(0.5, top), ncols=columns,
+        frameon=False, handlelength=3.2, borderpad=0.2, columnspacing=1.4, labelspacing=0.3,
+    )  # fmt: skip
 
 
 def _panels(figure: Figure, rows: int, columns: int, room: Room, top: float) -> list[list[Axes]]:
@@ -184,10 +186,13 @@ def even_ticks(axis: Axis, steps: Sequence[float] = (1, 2, 5, 10)) -> None:
     axis.set_major_locator(MaxNLocator(5, steps=list(steps)))
 
 
-def _write(figure: Figure, lines: Sequence[str], top: float, **look: Any) -> None:
-    """Lines from a height downwards."""
-    x, y = 0.06 / WIDTH, top / figure.get_figheight()
-    figure.text(x, y, "\n".join(lines), va="top", **{"linespacing": 1.25, **look})
+def _write(
+    figure: Figure, lines: Sequence[str], top: float, step: float = LINE, **look: Any
+) -> None:
+    """Lines from a height downwards, each a text of its own."""
+    for i, line in enumerate(lines):
+        y = (top - i * step) / figure.get_figheight()
+        figure.text(EDGE / WIDTH, y, line, va="top", **look)
 
 
 def _legend_columns(legend: Sequence[Line2D]) -> int:

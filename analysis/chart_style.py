@@ -122,6 +122,7 @@ def save(figure: Figure, out: Path, dpi: int = 150) -> Path:
     made = scratch(out)
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
+        _without_ligatures(figure)
         with house_style():
             figure.savefig(made, format=form, dpi=dpi, metadata=METADATA[form])
         os.replace(made, out)
@@ -131,3 +132,12 @@ def save(figure: Figure, out: Path, dpi: int = 150) -> Path:
         with suppress(OSError):
             made.unlink()
     return out
+
+
+def _without_ligatures(figure: Figure) -> None:
+    """They would cost a second font in every PDF, and hide words from a search in it."""
+    from matplotlib.text import Text
+
+    for text in figure.findobj(Text):
+        if hasattr(text, "set_fontfeatures"):  # before matplotlib 3.11 there are none
+            text.set_fontfeatures(["-liga"])

@@ -28,8 +28,8 @@ def journal(paths: CellPaths) -> dict[int, Numbers]:
     parsed = _at_once(lines) or [_parsed(x, f"{name}:{i}") for i, x in enumerate(lines, start=1)]
     rounds: dict[int, Numbers] = {}
     for i, told in enumerate(parsed, start=1):
+        number = _number(told.pop("round", -1.0), f"{name}:{i}: round")
         numbers = _shares(told, f"{name}:{i}")
-        number = numbers.pop("round", -1.0)
         if not number >= 0 or not number.is_integer():
             line = lines[i - 1][:60]
             raise Damaged(f"{name}:{i}: round: expected a whole number; the line is {line!r}")
@@ -129,10 +129,9 @@ def _parsed(text: str, where: str) -> dict[str, Any]:
 
 def _shares(numbers: dict[str, Any], where: str) -> Numbers:
     """Every value a number, every Pass@1 a share."""
-    checked = {
-        name: value if type(value) is float else _number(value, f"{where}: {name}")
-        for name, value in numbers.items()
-    }
+    checked: Numbers = numbers
+    if set(map(type, numbers.values())) != {float}:  # as a rule they are: JSON has it with a dot
+        checked = {name: _number(value, f"{where}: {name}") for name, value in numbers.items()}
     for name in [name for name in checked if "/pass_at_1" in name]:
         value = checked[name]
         if not (math.isnan(value) or 0 <= value <= 1):

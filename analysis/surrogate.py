@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 Method = Literal["fanova", "ped_anova"]
 
-TREES = 16  # a forest; how much another one would have differed is in the spread
+TREES = 8  # a forest; how much another one would have differed is in the spread
 TOP = 0.25  # the share of runs that PED-ANOVA takes for the best
 
 ANSWERS = {

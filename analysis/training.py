@@ -11,6 +11,7 @@ import math
 import statistics
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Final
 
 from analysis.records import Numbers
@@ -111,9 +112,14 @@ def _curve(lines: Mapping[int, Numbers], end: int) -> dict[int, Numbers]:
         line = lines[r]
         tokens += line.get(outcome.GENERATED_TOKENS, 0.0 if r == 0 else math.nan)
         if r <= end and outcome.TEST_PASS in line:
-            scores = {name: x for name, x in line.items() if name.startswith(SCORES)}
+            scores = {name: x for name, x in line.items() if _is_score(name)}
             curve[r] = scores | {outcome.GENERATED_TOKENS: tokens}
     return curve
+
+
+@cache  # a journal has few names and many lines
+def _is_score(name: str) -> bool:
+    return name.startswith(SCORES)
 
 
 def _first_and_last(lines: list[Numbers]) -> tuple[Numbers, Numbers]:
@@ -121,7 +127,7 @@ def _first_and_last(lines: list[Numbers]) -> tuple[Numbers, Numbers]:
     first: Numbers = {}
     last: Numbers = {}
     for name in TOLD:
-        values = [line[name] for line in lines if name in line and not math.isnan(line[name])]
+        values = [x for line in lines if not math.isnan(x := line.get(name, math.nan))]
         if values:
             part = max(1, round(PART * len(values)))
             first[name] = math.fsum(values[:part]) / part

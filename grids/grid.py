@@ -194,19 +194,31 @@ class Grid(BaseModel):
         self, settings: dict[str, Any], cells: dict[str, Cell], dropped: list[Dropped]
     ) -> None:
         """Add one combination to the cells, or to the dropped with the reason."""
+        made = self._kept(settings)
+        if isinstance(made, Dropped):
+            dropped.append(made)
+        elif (twin := cells.get(made.key)) is not None:
+            why = f"trains the same policy as {twin.label}{why_same(made, twin)}"
+            dropped.append(Dropped(made.label, "merged", why, made.key))
+        else:
+            cells[made.key] = made
+
+    def _kept(self, settings: dict[str, Any]) -> Cell | Dropped:
+        """The cell of one combination, whether or not another trains the same."""
         whole = self._whole(settings)
         if self.budget and (why := self.budget.refuses(whole)):
-            dropped.append(Dropped(_label(whole), "budget", why))
-        elif (rule := self._excluding(whole)) is not None:
-            why = str(rule.get("why", f"exclude: {rule}"))
-            dropped.append(Dropped(_label(whole), "excluded", why))
-        elif why := without_effect(cell := self.cell(settings)):
-            dropped.append(Dropped(cell.label, "inert", why))
-        elif (twin := cells.get(cell.key)) is not None:
-            why = f"trains the same policy as {twin.label}{why_same(cell, twin)}"
-            dropped.append(Dropped(cell.label, "merged", why, cell.key))
-        else:
-            cells[cell.key] = cell
+            return Dropped(_label(whole), "budget", why)
+        if (rule := self._excluding(whole)) is not None:
+            return Dropped(_label(whole), "excluded", str(rule.get("why", f"exclude: {rule}")))
+        if why := without_effect(cell := self.cell(settings)):
+            return Dropped(cell.label, "inert", why)
+        return cell
+
+    def combination(self, values: tuple[Any, ...]) -> tuple[Cell, ...]:
+        """The cells of one value an axis, seed by seed, merged ones too; none where dropped."""
+        settings = self._combine(values)
+        made = (self._kept({**settings, "seed": seed}) for seed in self.seeds)
+        return tuple(cell for cell in made if isinstance(cell, Cell))
 
     def _whole(self, settings: dict[str, Any]) -> dict[str, Any]:
         """Every setting, with the defaults of model, data set and cell below what is given."""

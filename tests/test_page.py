@@ -17,7 +17,7 @@ from grids import InputError
 from grids.grid import Grid
 from orchestrator.register import register
 from tests.reported_store import CONTRAST, a_grid, filled
-from tests.synthetic_store import fail, paths_of, write_journal
+from tests.synthetic_store import fail, make_grid, paths_of, write_journal
 from tests.test_html import check_page, needs_chromium, width_in_browser
 
 PIXEL = base64.b64decode(
@@ -123,6 +123,13 @@ def test_a_grids_text_can_be_loaded_again():
 
     grid = a_grid()
     assert Grid.model_validate(yaml.safe_load(grid_text(grid))) == grid
+
+
+def test_all_of_a_contrast_is_told_its_defaults_too():
+    grid = make_grid(
+        {"rollouts": [1, 8]}, contrasts=[{"name": "x", "a": {"rollouts": 1}, "b": {"rollouts": 8}}]
+    )
+    assert "margin: 0.02" in grid_text(grid) and "match: rounds" in grid_text(grid)
 
 
 def test_settings_of_cells_are_told_once_or_all():

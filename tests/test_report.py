@@ -4,6 +4,7 @@ import math
 
 import pandas as pd
 import pytest
+from matplotlib.figure import Figure
 
 from analysis.bundle import write_bundle
 from analysis.report import FORMATS, formats_of, make_tables, open_studies, write_tables
@@ -11,6 +12,7 @@ from analysis.sources import StoreSource
 from analysis.tables import frame
 from grids import InputError
 from grids.paths import Store, read_lines
+from orchestrator.tracking import quiet_client
 from tests.reported_store import a_grid, filled
 from tests.synthetic_store import make_grid, make_store, study_of
 from tests.test_cli import banditgrid  # noqa: F401  (a fixture)
@@ -182,3 +184,22 @@ def test_an_empty_study_shows_waiting_arms(banditgrid, grid_path, tmp_path):  # 
     assert ran.code == 0 and "3 of 3 seeds waiting" in ran.out
     read = pd.read_csv(tmp_path / "out" / "small.csv")
     assert math.isnan(read.gain_test_value[0]) and read.gain_test_n[0] == 0
+
+
+def test_the_report_is_written_and_logged(banditgrid, grid_path, tmp_path, monkeypatch):  # noqa: F811
+    figure = Figure((1, 1))
+    monkeypatch.setattr("analysis.charts.figures_of", lambda table, study: {"by-cost": figure})
+    small = filled(tmp_path)
+    client = quiet_client(small.store.tracking_uri)
+    client.search_experiments()  # makes the database
+    out = tmp_path / "page.html"
+    ran = banditgrid("report", grid_path, "--store", small.store.root, "--out", out)
+    assert (ran.code, ran.err) == (0, "")
+    assert f"written: {out}, and 2 files of figures beside it" in ran.out
+    assert "logged to the run `analysis` of test in MLflow" in ran.out
+    assert len(read_lines(small.store.study("test").looks)) == 1
+    logged = {path.name for path in (small.store.root / "artifacts").rglob("*") if path.is_file()}
+    assert logged == {"page.html", "by-cost.png", "by-cost.pdf"}
+    again = banditgrid("tables", grid_path, "--store", small.store.root, "--no-log")
+    assert again.code == 0 and "logged" not in again.out
+    assert len(read_lines(small.store.study("test").looks)) == 1

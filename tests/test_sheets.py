@@ -102,8 +102,12 @@ def test_an_empty_study_shows_waiting_arms_alone(tmp_path):
     )
 
 
-def test_contrasts_of_several_pairs_are_pooled(tmp_path):
+def test_contrasts_of_several_pairs_are_pooled_and_corrected(tmp_path):
     table = filled(tmp_path, dataset=["gsm8k", "math"]).table
+    made = table.results[0].comparison
+    assert made.p < 0.9 and made.p_family == 1
+    corrected = entry(sheet_of(table, "contrasts"), 0, "Holm p (family)")
+    assert corrected == "1.000 (shape, 2)"
     sheet = sheet_of(table, "across")
     assert entry(sheet, 0, "pairs") == "2/2"
     assert entry(sheet, 0, "verdicts") == "2 inconclusive"
@@ -201,3 +205,9 @@ def test_a_missing_contrast_is_missing_in_numbers(tmp_path):
 def test_reading_anew_shows_the_same(tmp_path):
     small = filled(tmp_path)
     assert document(small.table) == document(small.table)
+
+
+def test_without_answers_no_contrast_is_explained_place_by_place(table):
+    alone = sheet_of(replace(table, over_questions=False), "contrasts")
+    assert "Contrasts need answers to single questions" in alone.lead
+    assert len(alone.notes) == 1 and alone.notes[0].startswith("shape: a is (32,1,0) raw")
