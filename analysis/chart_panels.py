@@ -208,7 +208,7 @@ def missing(rows: Sequence[Row]) -> str:
     more = f" and {len(broke) - NAMED} more" if len(broke) > NAMED else ""
     return joined([
         f"Not drawn, of {len(runs)} runs: {told}." if told else "",
-        f"Not drawn for want of usable answers: {unusable} runs." if unusable else "",
+        f"Without usable answers, hence not drawn: {unusable}." if unusable else "",
         f"Diverged, counted at their last evaluation: {', '.join(broke[:NAMED])}{more}."
         if broke else "",
     ])  # fmt: skip

@@ -64,8 +64,8 @@ def choices(grid: Grid, pairs: Mapping[str, Arms], study: Study) -> tuple[Choice
     """What each pair's arms say; where there are several pairs, over all of them too.
 
     Arms come with their runs that count. One that was merged into another is left out: its runs are
-    there already. Over all pairs model and data set are among the factors, which tells where choices
-    matter; a surrogate is made of all runs together, for a forest learns nothing from a pair's few.
+    there already. Over all pairs model and data set are among the factors, which tells where
+    choices matter; a surrogate is made of all runs together: a forest learns nothing from a few.
     """
     own = {pair: [x for x in arms if x[0].twin is None] for pair, arms in pairs.items()}
     alone = len(pairs) == 1

@@ -3,7 +3,8 @@
 Pass@1 and gains have two-way clustered intervals over seeds and questions; the base is one
 checkpoint, and its own sampling error is in every gain through the questions. What a journal tells
 as one number a run has a t interval over seeds alone. Where a source holds no answers to single
-questions (MLflow, or a shorter horizon of a run that went on), Pass@1 is such a number too. Leaves out which runs belong to an arm (`tables.py`).
+questions (MLflow, or a shorter horizon of a run that went on), Pass@1 is such a number too. Leaves
+out which runs belong to an arm (`tables.py`).
 """
 
 from __future__ import annotations

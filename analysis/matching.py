@@ -1,4 +1,4 @@
-"""What two arms share and what they do not: settings, planned quantities, costs, the size of groups.
+"""What two arms share and what they do not: settings, planned quantities, costs, sizes of groups.
 
 Leaves out outcomes (`contrasts.py`), and what follows for a verdict (`declared.py`).
 """

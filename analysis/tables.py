@@ -1,4 +1,4 @@
-"""One table a grid: a row for each declared (pair, arm), its contrasts, and what its choices explain.
+"""One table a grid: a row a declared (pair, arm), its contrasts, and what its choices explain.
 
 A diverged seed counts in the mean at its last evaluation and is named. A seed that failed, waits,
 is unfinished or has no usable answers is named and never counted, so that no number stands for it.

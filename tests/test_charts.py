@@ -3,6 +3,7 @@
 import math
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -63,13 +64,13 @@ def test_panels_are_equally_high_wherever_they_lie():
     axes = {"dataset": ["gsm8k", "math"], "batch": [32, 64]}
 
     def run(cell):
-        low = 0.0 if cell.dataset == "math" else 0.7
-        return run_of(cell, low, low + (0.2 if low else 0.02))
+        return run_of(cell, *((0.0, 0.02) if cell.dataset == "math" else (0.1, 0.9)))
 
     one, two = drawn("curves", make_grid(axes=axes, base={"rounds": 50}), run).axes
     heights = [high - low for low, high in (one.get_ylim(), two.get_ylim())]
     assert heights[0] == pytest.approx(heights[1])
-    assert one.get_ylim()[0] <= 0.7 and one.get_ylim()[1] >= 0.9 and two.get_ylim()[0] <= 0
+    assert one.get_ylim()[0] <= 0.1 and one.get_ylim()[1] >= 0.9
+    assert two.get_ylim()[0] == pytest.approx(-0.02)  # no further than Pass@1 goes
 
 
 def test_tokens_are_the_mean_over_seeds_of_what_each_generated():
@@ -158,6 +159,27 @@ def test_runs_without_a_number_are_told_and_not_drawn():
     assert "1 failed, 1 waiting of 3 runs" in texts_of(figure)
     assert "n = 1 of 3 seeds an arm" in caption_of(figure)
     assert "Not drawn, of 3 runs: 1 failed, 1 waiting." in caption_of(figure)
+
+
+def test_a_broken_run_begins_where_a_log_axis_does():
+    def run(cell):
+        return run_of(cell, 0.2, 0.3, 0.1, state="diverged")
+
+    (axes,) = drawn("curves-by-tokens", make_grid(axes={"batch": [32, 512]}, seeds=[0]), run).axes
+    starts = [line.get_xdata()[0] for line in axes.lines if line.get_marker() == "x"]
+    assert starts == pytest.approx([1.6, 25.6])
+
+
+def test_a_run_that_is_in_no_number_is_in_no_curve():
+    table, study = tabled(make_grid())
+    (row,) = table.rows
+    numbers = replace(row.numbers, seeds=(0, 2), missing={1: "its answers are damaged"})
+    table = replace(table, rows=(replace(row, numbers=numbers),))
+    figure = FIGURES["curves"].make(table, study)
+    (line,) = lines_of(figure.axes[0])
+    assert line.get_ydata()[-1] == pytest.approx(0.432)  # of 0.332 and 0.532
+    assert "Without usable answers, hence not drawn: 1." in caption_of(figure)
+    assert "n = 2 of 3 seeds an arm" in caption_of(figure)
 
 
 def test_a_curve_lies_at_the_mean_of_where_its_seeds_lie():

@@ -6,7 +6,6 @@ the interrupted cell, more rounds, a new seed and a cell that cannot train.
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import shutil

@@ -13,11 +13,14 @@ GRID = """
 name: shapes
 study: s
 base: {rounds: 20, eval: {every: 10}}
-axes: {model: [tiny-qwen2, tiny-llama], dataset: [tiny-sums], rollouts: [1, 2], advantage: [raw, grpo]}
+axes:
+  {model: [tiny-qwen2, tiny-llama], dataset: [tiny-sums], rollouts: [1, 2], advantage: [raw, grpo]}
 seeds: [0, 1]
 contrasts:
   - {name: n, a: {rollouts: 1}, b: {rollouts: 2}, with: {advantage: raw}}
 """
+N = "a: {rollouts: 1}, b: {rollouts: 2}, with: {advantage: raw}"
+ADVANTAGE = "a: {advantage: raw}, b: {advantage: grpo}, with: {rollouts: 1}"
 
 
 @pytest.fixture
@@ -92,11 +95,8 @@ def test_a_changed_declaration_is_another_line_with_the_looks_before_it(lines, s
 
 
 def test_strata_are_pairs_and_free_axes(grid_file):
-    text = GRID.replace("with: {advantage: raw}", "with: {rollouts: 2}")
-    text = text.replace(
-        "a: {rollouts: 1}, b: {rollouts: 2}", "a: {advantage: raw}, b: {advantage: grpo}"
-    )
-    grid = load_grid(grid_file(text.replace("axes: {", "axes: {lr: [1e-4, 1e-5], ")))
+    text = GRID.replace(N, ADVANTAGE.replace("rollouts: 1}", "rollouts: 2}"))
+    grid = load_grid(grid_file(text.replace("  {model:", "  {lr: [1e-4, 1e-5], model:")))
     where = strata(grid, grid.contrasts[0])
     assert [s.settings for s in where] == [
         {"model": model, "dataset": "tiny-sums", "lr": lr}
@@ -110,11 +110,8 @@ def test_strata_are_pairs_and_free_axes(grid_file):
 
 
 def test_a_merged_arm_is_found_by_what_it_trains(grid_file):
-    text = GRID.replace("a: {rollouts: 1}, b: {rollouts: 2}, with: {advantage: raw}",
-                        "a: {rollouts: 1}, b: {rollouts: 2}, with: {advantage: grpo}")  # fmt: skip
+    text = GRID.replace(N, N.replace("raw}", "grpo}"))
     where = strata(grid := load_grid(grid_file(text)), grid.contrasts[0])
     assert [s.a[0].advantage for s in where] == ["raw", "raw"]  # the cell that grpo was merged into
-    text = GRID.replace("a: {rollouts: 1}, b: {rollouts: 2}, with: {advantage: raw}",
-                        "a: {advantage: raw}, b: {advantage: grpo}, with: {rollouts: 1}")  # fmt: skip
-    where = strata(grid := load_grid(grid_file(text)), grid.contrasts[0])
+    where = strata(grid := load_grid(grid_file(GRID.replace(N, ADVANTAGE))), grid.contrasts[0])
     assert all(s.identical for s in where)
