@@ -1,4 +1,4 @@
-"""The figures of a table: which there are, and their files as PNG, PDF or SVG.
+"""The figures of a table: which there are, and how each is drawn.
 
 Equal tables give equal bytes. What is drawn is in `chart_*.py`; `figures.py` has curves of any
 metric of training. Leaves out pages that show them (`page.py`).
@@ -6,9 +6,7 @@ metric of training. Leaves out pages that show them (`page.py`).
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Sequence
-from pathlib import Path
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from analysis.chart_cost import gain_against_cost, has_choice
@@ -24,7 +22,7 @@ from analysis.tables import Table
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["FIGURES", "Chart", "caption_of", "figures_of", "forest", "save", "write_figures"]
+__all__ = ["FIGURES", "Chart", "caption_of", "figures_of", "forest", "save"]
 
 
 class Chart(NamedTuple):
@@ -53,19 +51,4 @@ def figures_of(table: Table, study: Study) -> dict[str, Figure]:
     """The figures that apply to a table, by name."""
     return {
         name: chart.make(table, study) for name, chart in FIGURES.items() if chart.applies(table)
-    }
-
-
-def write_figures(
-    table: Table, study: Study, out: Path, formats: Sequence[str] = ("png", "pdf")
-) -> dict[str, list[Path]]:
-    """Write the figures of a table into the folder `out`; the files of each, as formats go.
-
-    Files are called `4.6-tradeoff-curves.png`. Raises `InputError` for another format than png, pdf
-    and svg, and where a file cannot be written.
-    """
-    stem = re.sub(r"[^A-Za-z0-9._-]+", "-", table.title).strip("-.")
-    return {
-        name: [save(figure, out / f"{stem}-{name}.{form}") for form in formats]
-        for name, figure in figures_of(table, study).items()
     }

@@ -13,7 +13,7 @@ from datetime import datetime
 from functools import cached_property
 
 from analysis.finding import Finding
-from analysis.findings import HOLDS, findings
+from analysis.findings import HOLDS, READING, findings
 from analysis.html import render
 from analysis.picture import Picture
 from analysis.runs import STATES, Run
@@ -106,6 +106,7 @@ def report_page(parts: Sequence[Part], made: datetime) -> str:
         "report.html.j2",
         title=f"{', '.join(studies)}: report",
         parts=parts,
+        reading=READING,
         made=made.strftime("%Y-%m-%d %H:%M %Z").strip(),
         sources=list(dict.fromkeys(part.table.source for part in parts)),
         warnings=_warnings(parts),
