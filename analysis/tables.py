@@ -85,6 +85,7 @@ class Table:
 
 def make_table(grid: Grid, study: Study) -> Table:
     """The table of a grid from what its study holds now."""
+    study.preload(grid.cells())
     declared = arms(grid)
     labels = pair_labels(arm.cell for arm in declared)
     rows = tuple(_row(grid, arm, labels[arm.pair], study) for arm in declared)

@@ -21,13 +21,13 @@ from grids.cell import Cell
 PART: Final = 0.1  # of the rounds, that "first" and "last" are means over
 SCORES: Final = ("test/", "train/pass_at_1")  # what evaluations write
 # Metrics whose beginning and end tables and findings speak of.
-TOLD: Final = (
+TOLD: Final = frozenset((
     outcome.REWARD, outcome.REWARD_SD, outcome.CORRECT, outcome.PARSED, outcome.TRUNCATED,
     outcome.ENTROPY, outcome.KL, outcome.CLIP_SHARE, outcome.GRAD_NORM, outcome.RESPONSE_TOKENS,
     outcome.GROUPS_ALL_WRONG, outcome.GROUPS_ALL_RIGHT, outcome.GROUPS_MIXED, outcome.GROUP_SIZE,
     outcome.AGE_MEAN, outcome.RATIO_MEAN, outcome.RATIO_SD, outcome.SECOND_MOMENT_RAW,
     outcome.SECOND_MOMENT_GROUP,
-)  # fmt: skip
+))  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,8 @@ class Training:
 
     Attributes:
         curve: evaluated round -> its scores, and the tokens generated until then.
-        first, last: metric -> mean over the first and the last tenth of the rounds that have it.
+        first, last: metric -> mean over the first and the last tenth of the rounds; where none of
+            these has it, its first and its last value.
         median_group: of the effective group size over rounds; NaN where no round tells it.
     """
 
@@ -123,13 +124,19 @@ def _is_score(name: str) -> bool:
 
 
 def _first_and_last(lines: list[Numbers]) -> tuple[Numbers, Numbers]:
-    """Means over the first and the last tenth of those rounds that have a metric."""
-    first: Numbers = {}
-    last: Numbers = {}
-    for name in TOLD:
-        values = [x for line in lines if not math.isnan(x := line.get(name, math.nan))]
-        if values:
-            part = max(1, round(PART * len(values)))
-            first[name] = math.fsum(values[:part]) / part
-            last[name] = math.fsum(values[-part:]) / part
-    return first, last
+    """Means over the first and the last tenth of the rounds; one value where these have none."""
+    part = max(1, round(PART * len(lines)))
+    told = TOLD & set().union(*lines)
+    return (
+        {name: x for name in told if not math.isnan(x := _mean_of_first(lines, name, part))},
+        {name: x for name in told if not math.isnan(x := _mean_of_first(lines[::-1], name, part))},
+    )
+
+
+def _mean_of_first(lines: list[Numbers], name: str, part: int) -> float:
+    """Over the values in the first `part` lines, else the first value there is."""
+    values = [x for line in lines[:part] if not math.isnan(x := line.get(name, math.nan))]
+    if values:
+        return math.fsum(values) / len(values)
+    rest = (line.get(name, math.nan) for line in lines[part:])
+    return next((x for x in rest if not math.isnan(x)), math.nan)

@@ -185,8 +185,7 @@ class Cell(BaseModel):
     @property
     def rows_per_update(self) -> int:
         """Rollouts that take gradient in one optimiser step."""
-        rows = self.samples_per_step if self.replay_mode == "train" else self.generated_per_step
-        return rows // self.updates_per_round
+        return _rows_per_update(*(getattr(self, name) for name in ROWS))
 
     @property
     def on_policy(self) -> bool:
@@ -258,13 +257,23 @@ def filled(given: dict[str, Any], model: ModelSpec, dataset: DatasetSpec) -> dic
 
 def _lowered_micro_batch(settings: dict[str, Any]) -> int | None:
     """The default, at most the rows of an update; None where some setting is not valid."""
-    shape = ("micro_batch", "batch", "rollouts", "replay", "replay_mode", "updates_per_round")
+    defaults = {name: Cell.model_fields[name].default for name in (*ROWS, "micro_batch")}
     try:
-        held = {name: check_setting(name, settings[name]) for name in shape if name in settings}
+        held = {
+            n: check_setting(n, settings[n]) if n in settings else defaults[n] for n in defaults
+        }
     except ValueError:  # told at its own field
         return None
-    cell = Cell.model_construct(**held)
-    return max(1, min(cell.micro_batch, cell.rows_per_update))
+    rows = _rows_per_update(*(held[name] for name in ROWS))
+    return max(1, min(int(held["micro_batch"]), rows))
+
+
+ROWS = ("batch", "rollouts", "replay", "replay_mode", "updates_per_round")
+
+
+def _rows_per_update(batch: int, rollouts: int, replay: int, replay_mode: str, updates: int) -> int:
+    rows = batch * (rollouts + replay if replay_mode == "train" else rollouts)
+    return rows // updates
 
 
 def check_setting(name: str, value: Any) -> Any:

@@ -14,7 +14,7 @@ import grids
 from analysis.chart_evaluations import curve_of, evaluations
 from analysis.chart_page import shown, wrapped
 from analysis.chart_panels import FULL, looks, of_pairs
-from analysis.chart_style import Look, save
+from analysis.chart_style import Look
 from analysis.charts import FIGURES, caption_of, figures_of, save
 from analysis.figures import Journal
 from analysis.intervals import Estimate, mean_t
