@@ -99,6 +99,14 @@ class Comparison:
             return "better" if estimate.value > 0 else "worse"
         return "equivalent" if self.tost_p < ALPHA else "inconclusive"
 
+    def __str__(self) -> str:
+        """For people. A declared contrast has its own words (`declared.Result.told`)."""
+        seeds = f"{len(self.by_seed)} seed{'' if len(self.by_seed) == 1 else 's'}"
+        return (
+            f"b - a {self.difference.format(sign=True)}, {seeds}, {self.questions} questions, "
+            f"margin {self.margin:g}: {self.verdict} (exploratory: no grid declares it)"
+        )
+
     def in_family(self, p_family: float, size: int) -> Comparison:
         """The same comparison, its p corrected for the others of its family."""
         return replace(self, p_family=p_family, family_size=size)

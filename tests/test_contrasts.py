@@ -145,6 +145,14 @@ def test_equal_arms_are_equivalent_only_within_a_margin_that_the_noise_leaves():
     assert compare(noisy, np.random.default_rng(9).random((3, 40)) < 0.5).verdict == "inconclusive"
 
 
+def test_a_comparison_in_words_is_exploratory():
+    rng = np.random.default_rng(5)
+    made = compare(random_arm(rng, questions=300), random_arm(rng, questions=300, shift=0.3))
+    told = str(made)
+    assert told.startswith(f"b - a {made.difference.format(sign=True)}, 5 seeds, 300 questions")
+    assert told.endswith("margin 0.02: better (exploratory: no grid declares it)")
+
+
 def test_arms_without_any_difference_have_an_interval_of_no_width():
     a = np.random.default_rng(7).random((3, 50)) < 0.5
     made = compare(a, a)
