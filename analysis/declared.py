@@ -17,7 +17,15 @@ import numpy as np
 from analysis.arms import pair_labels
 from analysis.contrasts import ALPHA, Comparison, compare, holm
 from analysis.intervals import Estimate
-from analysis.matching import cost_ratios, differences, group_of, held_equal, planned
+from analysis.matching import (
+    cost_ratios,
+    differences,
+    differing_hardware,
+    group_of,
+    held_equal,
+    not_exercised,
+    planned,
+)
 from analysis.outcomes import Outcomes, Unusable
 from analysis.runs import Run
 from analysis.standing import Standing, standing_of
@@ -77,7 +85,7 @@ class Result:
     @property
     def exercised(self) -> bool:
         """False where replay was declared and at least half of the rounds lacked it in part."""
-        return self.group is None or self.group[0] >= self.group[1]
+        return not not_exercised(self.group)
 
     @property
     def verdict(self) -> str:
@@ -224,30 +232,14 @@ def _withheld(result: Result, runs: Mapping[str, Sequence[Run]], study: Study) -
     if also := [name for name in COMPUTED if name in result.differ and name not in named]:
         told = ", ".join(f"{n} ({result.differ[n][0]} and {result.differ[n][1]})" for n in also)
         return f"the arms also differ in {told}"
-    if hardware := _hardware(result, runs, study):
+    seeds = result.comparison.by_seed if result.comparison else {}
+    if hardware := differing_hardware(runs, seeds, study.source.hardware):
         return hardware
     quantity = MATCHED[result.contrast.match]
     if quantity not in result.held:
         a, b = (planned(arm[0])[quantity] for arm in (result.stratum.a, result.stratum.b))
         return f"match: {result.contrast.match} was declared, and {quantity} are {a:,} and {b:,}"
-    if not result.exercised and result.group is not None:
-        median, whole = result.group
-        return f"replay not exercised: the median group has {median:g} of {whole} rollouts"
-    return ""
-
-
-def _hardware(result: Result, runs: Mapping[str, Sequence[Run]], study: Study) -> str:
-    if result.comparison is None:
-        return ""
-    seeds = result.comparison.by_seed
-    devices = [
-        {study.source.hardware(r.cell) or "unknown" for r in runs[side] if r.cell.seed in seeds}
-        for side in ("a", "b")
-    ]
-    if devices[0] == devices[1]:
-        return ""
-    told = " and ".join(", ".join(sorted(device)) for device in devices)
-    return f"the arms also differ in hardware ({told})"
+    return not_exercised(result.group)
 
 
 def _notes(result: Result) -> Iterable[str]:

@@ -23,6 +23,7 @@ import pyarrow.parquet as pq
 
 from analysis.outcomes import Answers, Counts, Outcomes, Unusable, Which, stack
 from analysis.runs import Run
+from analysis.sources import Source
 from grids.cell import Cell
 from grids.errors import InputError, nearest
 
@@ -46,7 +47,7 @@ class _Rows(NamedTuple):
     correct: npt.NDArray[np.float64]
 
 
-class ForeignSource:
+class ForeignSource(Source):
     """Outcomes that banditgrid did not write: arms by name, and no cells."""
 
     has_answers = True
@@ -142,18 +143,6 @@ class ForeignSource:
 
     def _refuse(self) -> NoReturn:
         raise Unusable(f"{self.place} are of named arms and hold no cells of a grid")
-
-    def hardware(self, cell: Cell) -> str | None:
-        return None
-
-    def registrations(self) -> list[dict[str, Any]]:
-        return []
-
-    def looks(self) -> list[dict[str, Any]]:
-        return []
-
-    def note_looks(self, looks: list[dict[str, Any]]) -> bool:
-        return False
 
 
 def _table(path: Path) -> pa.Table:

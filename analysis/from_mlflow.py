@@ -22,6 +22,7 @@ from typing import Any, Final
 from analysis.outcomes import Answers, Unusable, Which
 from analysis.records import Numbers
 from analysis.runs import Run
+from analysis.sources import Source
 from grids import catalog, outcome
 from grids.cell import Cell, Evaluation
 from grids.errors import InputError, listed, nearest
@@ -66,7 +67,7 @@ class _Told:
         return self.steps.get(FINAL_PREFIX + outcome.TEST_PASS)
 
 
-class MlflowSource:
+class MlflowSource(Source):
     """A study as MLflow's experiment of the same name. What it says is read once.
 
     Attributes:
@@ -114,18 +115,6 @@ class MlflowSource:
             metric: {m.step: m.value for m in self._client.get_metric_history(told.run_id, metric)}
             for metric in metrics
         }
-
-    def hardware(self, cell: Cell) -> str | None:
-        return None
-
-    def registrations(self) -> list[dict[str, Any]]:
-        return []
-
-    def looks(self) -> list[dict[str, Any]]:
-        return []
-
-    def note_looks(self, looks: list[dict[str, Any]]) -> bool:
-        return False
 
     def _search(self) -> dict[str, _Told]:
         """Active runs by cell key; the oldest where two drivers made one each."""

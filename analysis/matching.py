@@ -6,7 +6,7 @@ Leaves out outcomes (`contrasts.py`), and what follows for a verdict (`declared.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any, Final
 
@@ -74,3 +74,26 @@ def group_of(runs: Mapping[str, Sequence[Run]], seeds: tuple[int, ...]) -> tuple
             medians = [r.training.median_group for r in runs[side] if r.cell.seed in seeds]
             return float(np.median(medians)), cell.rollouts + cell.replay
     return None
+
+
+def differing_hardware(
+    runs: Mapping[str, Sequence[Run]], seeds: Collection[int], device: Callable[[Cell], str | None]
+) -> str:
+    """Why two arms cannot be told apart from their machines; empty where these are the same."""
+    devices = [
+        {device(run.cell) or "unknown" for run in runs[side] if run.cell.seed in seeds}
+        for side in ("a", "b")
+    ]
+    if devices[0] == devices[1]:
+        return ""
+    told = " and ".join(", ".join(sorted(names)) for names in devices)
+    return f"the arms also differ in hardware ({told})"
+
+
+def not_exercised(group: tuple[float, int] | None) -> str:
+    """Why replay, where an arm has it, was not put to the test; empty where it was."""
+    if group is None or group[0] >= group[1]:
+        return ""
+    if math.isnan(group[0]):
+        return "how large the groups were is not known"
+    return f"replay not exercised: the median group has {group[0]:g} of {group[1]} rollouts"

@@ -20,9 +20,8 @@ from analysis.records import Damaged, Numbers
 from analysis.training import Training, training
 from grids import outcome
 from grids.cell import Cell
-from grids.grid import Grid
 from grids.outcome import DAMAGED, DIVERGED, FAILED, FINISHED, UNFINISHED, WAITING
-from grids.paths import CellPaths, Store
+from grids.paths import CellPaths
 
 STATES = (FINISHED, DIVERGED, FAILED, DAMAGED, UNFINISHED, WAITING)
 
@@ -76,18 +75,6 @@ class Run:
 def frame_of(runs: Iterable[Run]) -> pd.DataFrame:
     """One row a run: its settings, state and numbers, NaN where missing."""
     return pd.DataFrame([_row(run) for run in runs])
-
-
-def read_runs(grids: Iterable[Grid], store: Store) -> pd.DataFrame:
-    """One row a cell of each grid: its settings, state and numbers, NaN where missing."""
-    rows: list[dict[str, Any]] = []
-    for grid in grids:
-        study = store.study(grid.study)
-        for cell in grid.cells():
-            run = read_run(cell, study.cell(cell.key))
-            names = {"study": grid.study, "grid": grid.name, "section": grid.section}
-            rows.append(names | _row(run))
-    return pd.DataFrame(rows)
 
 
 def read_run(cell: Cell, paths: CellPaths) -> Run:

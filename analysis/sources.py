@@ -38,17 +38,23 @@ class Source(Protocol):
     def answers(self, cell: Cell) -> dict[Which, Answers]:
         """Its graded answers. Raises `Unusable` where there are none that can be used."""
 
+    # What a place does not keep it does not have: a source that inherits need not say so.
+
     def hardware(self, cell: Cell) -> str | None:
         """The device that it was trained on, or None where nothing tells."""
+        return None
 
     def registrations(self) -> list[dict[str, Any]]:
         """What grids declared, in the order of time."""
+        return []
 
     def looks(self) -> list[dict[str, Any]]:
         """Who was shown which contrast, in the order of time."""
+        return []
 
     def note_looks(self, looks: list[dict[str, Any]]) -> bool:
         """Add looks, with the time; False where this place cannot be written."""
+        return False
 
 
 class StoreSource:

@@ -16,7 +16,7 @@ from analysis.contrasts import ALPHA, MARGIN, Comparison, compare, tost
 from analysis.declared import Result
 from analysis.finding import Finding, Pair, below, seeds_told, untold
 from analysis.intervals import NOTHING, Estimate
-from analysis.matching import cost_ratios, group_of
+from analysis.matching import cost_ratios, differing_hardware, group_of, not_exercised
 from analysis.outcomes import Unusable
 from analysis.study import Study
 from analysis.tables import Row
@@ -125,19 +125,8 @@ def _declared(result: Result) -> Step:
 def _undeclared(a: Row, b: Row, made: Comparison, study: Study) -> Step:
     runs = {"a": a.counted, "b": b.counted}
     seeds = tuple(made.by_seed)
-    devices = [
-        {study.source.hardware(r.cell) or "unknown" for r in row.counted if r.cell.seed in seeds}
-        for row in (a, b)
-    ]
-    group = group_of(runs, seeds)
-    why = ""
-    if devices[0] != devices[1]:
-        told = " and ".join(", ".join(sorted(names)) for names in devices)
-        why = f"the arms also differ in hardware ({told})"
-    elif group is not None and math.isnan(group[0]):
-        why = "how large the groups were is not known"
-    elif group is not None and group[0] < group[1]:
-        why = f"replay not exercised: the median group has {group[0]:g} of {group[1]} rollouts"
+    why = differing_hardware(runs, seeds, study.source.hardware)
+    why = why or not_exercised(group_of(runs, seeds))
     return _step(made, why, EXPLORATORY, cost_ratios(runs, seeds))
 
 

@@ -5,7 +5,7 @@ import math
 
 import pytest
 
-from analysis.runs import read_run, read_runs
+from analysis.runs import frame_of, read_run
 from grids import outcome
 from tests.synthetic_store import (
     evaluated,
@@ -36,12 +36,16 @@ def first(grid, store):
     return cell, paths_of(grid, cell, store)
 
 
+def frame_of_all(grid, store):
+    return frame_of(read_run(cell, paths_of(grid, cell, store)) for cell in grid.cells())
+
+
 def test_a_finished_cell_is_a_row_with_its_numbers(store):
     grid = make_grid()
     extra = {outcome.TEST_PASS_FLEXIBLE: 0.65, outcome.TEST_PARSED: 0.9, outcome.TEST_TRUNCATED: 0}
     lines = {**LINES, 100: {**LINES[100], **extra}}
     finish(grid, grid.cells()[0], store, lines)
-    frame = read_runs([grid], store)
+    frame = frame_of_all(grid, store)
     assert len(frame) == 3
     row = frame.iloc[0]
     assert (row.state, row.last_round, row.scored_round) == ("finished", 100, 100)
@@ -58,7 +62,7 @@ def test_a_finished_cell_is_a_row_with_its_numbers(store):
 
 
 def test_nothing_there_is_waiting(store):
-    frame = read_runs([make_grid()], store)
+    frame = frame_of_all(make_grid(), store)
     assert set(frame.state) == {"waiting"}
     assert frame.filter(regex="^(base|final)_").isna().all(axis=None)
 
