@@ -2,7 +2,8 @@
 
 One `Design` a contrast and kind of pair (equal seeds, questions and samples). Its noise is that of
 the study's own runs where both arms of some pair have at least two seeds with outcomes, else
-`power.ASSUMED`. Runs that diverged are no noise and are left out; so are outcomes that cannot be
+`power.ASSUMED`. Of a large study about `MOST_RUNS` runs are read, spread over the pairs: more would
+tell the noise little better, and a plan should not take long. Runs that diverged are no noise and are left out; so are outcomes that cannot be
 read, which tables name. Leaves out the formulas (`power.py`) and printing.
 """
 
@@ -10,8 +11,9 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +28,8 @@ from grids.strata import Stratum, strata
 
 if TYPE_CHECKING:  # pandas and pyarrow are not loaded to plan what has no run yet
     from analysis.outcomes import Answers
+
+MOST_RUNS = 300  # of one design that its noise is taken from, and a few more
 
 
 @dataclass(frozen=True)
@@ -43,7 +47,7 @@ class Design:
             or non-inferiority is not corrected.
         floor: the margin that no number of seeds gets below, from the noise between questions.
         noise: variances by name, see `power.Noise`.
-        runs: that the noise comes from; 0: it is assumed.
+        runs: that the noise comes from, about `MOST_RUNS` of them at most; 0: it is assumed.
         sd_range: factors within which `runs` know the SD between seeds, at 95%.
     """
 
@@ -165,7 +169,13 @@ def observe(same: Sequence[Stratum], study: str, reader: Reader) -> tuple[Observ
     None and 0 where there is no such pair, or where no two runs answered differently: that says
     nothing of runs which will.
     """
-    read = [pair for stratum in same if (pair := outcomes_of(stratum, study, reader)) is not None]
+    read: list[tuple[Array, Array]] = []
+    most = max(2, MOST_RUNS // (2 * len(same)))  # seeds of a pair
+    for stratum in _spread(same):
+        if sum(2 * len(a) for a, _ in read) >= MOST_RUNS:
+            break
+        if (pair := outcomes_of(stratum, study, reader, most)) is not None:
+            read.append(pair)
     if not read:
         return None, 0
     observed = power.pooled_noise(read)
@@ -174,10 +184,22 @@ def observe(same: Sequence[Stratum], study: str, reader: Reader) -> tuple[Observ
     return observed, sum(len(a) + len(b) for a, b in read)
 
 
-def outcomes_of(stratum: Stratum, study: str, reader: Reader) -> tuple[Array, Array] | None:
-    """correct_S_Q_K of both arms, of the seeds that both have finished; None below two seeds."""
-    pairs = list(zip(stratum.a, stratum.b, strict=True))
-    done = [pair for pair in pairs if all(reader.finished(study, cell) for cell in pair)]
+def _spread(same: Sequence[Stratum]) -> Iterator[Stratum]:
+    """All of them, such that any first part is spread over the grid."""
+    step = -(-4 * len(same) // MOST_RUNS)
+    return (stratum for first in range(step) for stratum in same[first::step])
+
+
+def outcomes_of(
+    stratum: Stratum, study: str, reader: Reader, most: int | None = None
+) -> tuple[Array, Array] | None:
+    """correct_S_Q_K of both arms, of the first `most` seeds that both have finished.
+
+    None where there are less than two.
+    """
+    pairs = zip(stratum.a, stratum.b, strict=True)
+    finished = (pair for pair in pairs if all(reader.finished(study, cell) for cell in pair))
+    done = list(islice(finished, most))
     if len(done) < 2:
         return None
     from analysis.outcomes import Unusable, reordering, stack  # not where there is nothing to read
@@ -216,16 +238,15 @@ class Reader:
 def _read(path: Path, decoding: str) -> Answers | None:
     """One evaluation and no other row of the file, for a plan should not take long."""
     import pyarrow as pa
-    import pyarrow.parquet as pq
+    import pyarrow.compute as pc
 
-    from analysis.outcomes import COLUMNS, NAMES, Unusable, Which, answers_in
+    from analysis.outcomes import Unusable, Which, answers_in, read_rows
 
     which = Which("final", "test", decoding)
-    rows = [(column, "==", value) for column, value in which._asdict().items()]
     try:
-        table = pq.read_table(
-            path, columns=list(COLUMNS), read_dictionary=list(NAMES), filters=rows
-        )
+        table = read_rows(path)
+        for column, value in which._asdict().items():
+            table = table.filter(pc.field(column) == value)
         return answers_in(table, f"{path.parent.name}/{path.name}").get(which)
-    except (Unusable, pa.ArrowException, OSError, ValueError, KeyError):
+    except (Unusable, pa.ArrowException):
         return None

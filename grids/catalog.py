@@ -95,7 +95,7 @@ def fingerprint(folder: Path) -> str:
 
     Hidden files and README are left out: they cannot change a policy.
     """
-    return _fingerprint(str(folder.resolve()), _stamp(folder))
+    return _fingerprint(str(folder.resolve()), stamp(folder))
 
 
 def pinned(spec: S) -> S:
@@ -144,8 +144,8 @@ def _hidden(path: Path, folder: Path) -> bool:
     return any(part.startswith(".") for part in path.relative_to(folder).parts)
 
 
-def _stamp(folder: Path) -> tuple[tuple[str, int, int], ...]:
-    """Changes whenever a file of the folder does; makes the cached fingerprint safe."""
+def stamp(folder: Path) -> tuple[tuple[str, int, int], ...]:
+    """Names, sizes and times of a folder's files: changes whenever one of them does."""
     stats = ((str(p), p.stat()) for p in _files(folder))
     return tuple((name, stat.st_size, stat.st_mtime_ns) for name, stat in stats)
 

@@ -7,7 +7,8 @@ silent, verl's. Leaves out enumeration (`grid.py`) and training (`workers`).
 
 from __future__ import annotations
 
-from functools import lru_cache
+from collections.abc import Mapping
+from functools import cached_property, lru_cache
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
@@ -137,8 +138,8 @@ class Cell(BaseModel):
     eval: Evaluation = Evaluation()
     rows_per_pass: Positive | None = Field(None, description="bounds memory only; null: chosen")
     gradient_checkpointing: bool = False
-    gpus: Annotated[float, Field(gt=0, le=1)] = Field(
-        1.0, description="share of a GPU, where there is one"
+    gpus: Annotated[float, Field(gt=0, le=1)] | None = Field(
+        None, description="share of a GPU, where there is one; null: what its memory asks for"
     )
     keep: Literal["none", "weights"] = Field(
         "weights", description="after the end: nothing, or the last checkpoint"
@@ -165,6 +166,13 @@ class Cell(BaseModel):
     def _check(self) -> Self:
         limits.check(self)
         return self
+
+    def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
+        """As pydantic's, without the keys of the original: a change may alter them."""
+        copied = super().model_copy(update=update, deep=deep)
+        for name in KEYS:
+            copied.__dict__.pop(name, None)
+        return copied
 
     @property
     def generated_per_step(self) -> int:
@@ -206,22 +214,22 @@ class Cell(BaseModel):
         """Everything that can change the trained policy, as JSON; see `grids.key`."""
         return keys.canonical(self)
 
-    @property
+    @cached_property
     def key(self) -> str:
         """16 hexadecimal digits over `canonical`."""
         return keys.digest(self.canonical())
 
-    @property
+    @cached_property
     def arm_key(self) -> str:
         """The key without the seed."""
         return keys.digest({k: v for k, v in self.canonical().items() if k != "seed"})
 
-    @property
+    @cached_property
     def eval_key(self) -> str:
         """Of the evaluation and its graders; neither is part of `key`."""
         return keys.digest(keys.evaluation(self))
 
-    @property
+    @cached_property
     def base_key(self) -> str:
         """Of the base evaluation: shared by all cells with equal model, data set and evaluation."""
         return keys.digest(keys.base(self))
@@ -236,6 +244,9 @@ class Cell(BaseModel):
     def label(self) -> str:
         """For people: the arm and its seed."""
         return f"{self.arm_label} s{self.seed}"
+
+
+KEYS = ("key", "arm_key", "eval_key", "base_key")  # computed once a cell, for it never changes
 
 
 @lru_cache(maxsize=128)

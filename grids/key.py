@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from grids.catalog import GRADER_VERSIONS, GROUP_RELATIVE
@@ -39,7 +40,8 @@ def canonical(cell: Cell) -> dict[str, Any]:
     settings = _settings(cell)
     for name in _inert(cell):
         settings.pop(name, None)
-    changed = {k: v for k, v in settings.items() if v != type(cell).model_fields[k].default}
+    defaults = _defaults(type(cell))
+    changed = {k: v for k, v in settings.items() if v != defaults[k]}
     data = cell.dataset_spec
     columns = [data.question, list(data.answer), data.answer_after]
     return changed | {
@@ -79,6 +81,11 @@ def digest(form: dict[str, Any]) -> str:
 def graded(grader: str) -> list[Any]:
     """A grader and its version."""
     return [grader, GRADER_VERSIONS[grader]]
+
+
+@cache
+def _defaults(cells: type[Cell]) -> dict[str, Any]:
+    return {name: info.default for name, info in cells.model_fields.items()}
 
 
 def _settings(cell: Cell) -> dict[str, Any]:

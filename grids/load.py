@@ -135,6 +135,28 @@ def load_grids(paths: Iterable[str | Path]) -> list[Grid]:
     return grids
 
 
+class _Dumper(yaml.SafeDumper):
+    """Writes what `_Loader` reads back as it was: a word that would read as a number is quoted."""
+
+    def ignore_aliases(self, data: Any) -> bool:
+        return True
+
+
+_Dumper.yaml_implicit_resolvers = _Loader.yaml_implicit_resolvers
+
+
+def resolved(path: str | Path) -> str:
+    """A grid file as one that stands alone: `extends` merged in, paths of local copies absolute.
+
+    Raises `InputError` where the file cannot be read; whether it is a grid is `load_grid`'s to say.
+    """
+    source = _Source(Path(path))
+    data = _paths_from(_extended(source, ()), source.path.parent)
+    alone = {key: value for key, value in data.items() if key != "extends"}
+    text = yaml.dump(alone, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=1000)
+    return str(text)
+
+
 def grid_schema() -> dict[str, Any]:
     """JSON Schema of a grid file: an editor completes and checks by it."""
     schema = Grid.model_json_schema(by_alias=True)

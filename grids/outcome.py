@@ -63,6 +63,7 @@ TAG_GRID_PREFIX: Final = "banditgrid.grid."
 TAG_STATUS: Final = "banditgrid.status"
 TAG_STATUS_REASON: Final = "banditgrid.status_reason"
 TAG_ATTEMPTS: Final = "banditgrid.attempts"
+TAG_ROWS_PER_PASS: Final = "banditgrid.rows_per_pass"  # where memory ran out: the halved bound
 
 # Files of a cell's directory.
 CELL_FILE: Final = "cell.json"
@@ -74,6 +75,9 @@ PROVENANCE_FILE: Final = "provenance.json"
 CHECKPOINT_DIR: Final = "checkpoint"
 DONE_FILE: Final = "done.json"
 FAILED_FILE: Final = "failed.json"
+ATTEMPTS_FILE: Final = "attempts.jsonl"  # one line an attempt that ended, and how
+LOG_FILE: Final = "log.txt"  # what its workers printed
+LEAVE_FILE: Final = "leave.json"  # a request to save a checkpoint and leave
 
 # Columns of outcomes.parquet: one row a question and sample.
 OUTCOME_COLUMNS: Final = (
@@ -90,11 +94,18 @@ OUTCOME_COLUMNS: Final = (
     "completion",
 )
 
+# How an attempt at a cell ends; `finished` and `diverged` are states of the cell too.
+OUT_OF_MEMORY: Final = "out_of_memory"
+PREEMPTED: Final = "preempted"  # its machine is wanted for something else
+STOPPED: Final = "stopped"  # by a person
+LOST: Final = "lost"  # its worker fell silent, and another took over
+
 # States of a cell.
 FINISHED: Final = "finished"
 DIVERGED: Final = "diverged"
 FAILED: Final = "failed"
 UNFINISHED: Final = "unfinished"
+RUNNING: Final = "running"
 WAITING: Final = "waiting"
 DAMAGED: Final = "damaged"
 

@@ -15,6 +15,11 @@ from pathlib import Path
 from typing import Any
 
 from grids import outcome
+from grids.errors import InputError
+
+
+class DamagedError(InputError):
+    """A file of a store does not hold what was written."""
 
 
 @dataclass(frozen=True)
@@ -59,6 +64,19 @@ class CellPaths:
     def failed(self) -> Path:
         return self.directory / outcome.FAILED_FILE
 
+    @property
+    def attempts(self) -> Path:
+        return self.directory / outcome.ATTEMPTS_FILE
+
+    @property
+    def log(self) -> Path:
+        return self.directory / outcome.LOG_FILE
+
+    @property
+    def leave(self) -> Path:
+        """There while somebody wants the cell's worker to leave it."""
+        return self.directory / outcome.LEAVE_FILE
+
 
 @dataclass(frozen=True)
 class StudyPaths:
@@ -85,6 +103,11 @@ class StudyPaths:
         """One JSON line a contrast that somebody was shown the outcome of, with the time."""
         return self.directory / "looks.jsonl"
 
+    @property
+    def leave(self) -> Path:
+        """There while somebody wants all of the study's workers to leave."""
+        return self.directory / outcome.LEAVE_FILE
+
     def cell(self, key: str) -> CellPaths:
         return CellPaths(self.cells / key)
 
@@ -97,6 +120,11 @@ class Store:
 
     def study(self, name: str) -> StudyPaths:
         return StudyPaths(self.root / name)
+
+    @property
+    def identity(self) -> Path:
+        """Tells one store from another of the same name on another machine: `{"id": ...}`."""
+        return self.root / "store.json"
 
     @property
     def tracking_uri(self) -> str:
@@ -128,7 +156,12 @@ def read_mark(path: Path) -> dict[str, Any] | None:
 def write_json(path: Path, content: dict[str, Any]) -> None:
     """Write a JSON file so that a reader sees the old content or the new, never a part."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    replace_text(path, json.dumps(content, indent=1, sort_keys=True) + "\n")
+    replace_text(path, json_text(content))
+
+
+def json_text(content: dict[str, Any]) -> str:
+    """What `write_json` writes: equal content gives equal text."""
+    return json.dumps(content, indent=1, sort_keys=True) + "\n"
 
 
 def replace_text(path: Path, text: str) -> None:
@@ -147,10 +180,27 @@ def scratch(path: Path) -> Path:
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
-    """The objects of a JSON-lines file; a last line without its newline is not yet written."""
+    """The objects of a JSON-lines file; a last line without its newline is not yet written.
+
+    Raises `DamagedError` naming the line that cannot be read.
+    """
     try:
-        text = path.read_text(encoding="utf-8")
+        content = path.read_bytes()
     except FileNotFoundError:
         return []
-    whole = text[: text.rfind("\n") + 1]
-    return [json.loads(line) for line in whole.splitlines()]
+    whole = content[: content.rfind(b"\n") + 1]
+    return [_object(line, path, number) for number, line in enumerate(whole.splitlines(), 1)]
+
+
+def _object(line: bytes, path: Path, number: int) -> dict[str, Any]:
+    try:
+        loaded = json.loads(line)
+        if isinstance(loaded, dict):
+            return loaded
+        told = "not a JSON object"
+    except ValueError as error:
+        told = str(error)
+    raise DamagedError(
+        f"{path}: line {number} is damaged ({told}); put the file back from a copy, or delete "
+        f"{path.parent} to train its cell again"
+    )

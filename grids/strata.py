@@ -6,6 +6,7 @@ found by what it trains. Leaves out what became of the cells (`analysis`).
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from grids.cell import Cell
@@ -42,31 +43,39 @@ class Stratum:
 
 def strata(grid: Grid, contrast: Contrast) -> tuple[Stratum, ...]:
     """Every stratum of which the grid has both arms, in the order of its cells."""
-    cells = {cell.key: cell for cell in grid.cells()}
+    arms: dict[str, dict[int, Cell]] = {}  # arm_key -> seed -> cell
+    for cell in grid.cells():
+        arms.setdefault(cell.arm_key, {})[cell.seed] = cell
     named = {*contrast.a, *contrast.b, *contrast.with_}
     free = [axis for axis, values in grid.axes.items() if len(values) > 1 and axis not in named]
-    found: dict[tuple[str, str], dict[int, tuple[Cell, Cell]]] = {}
-    for given in _settings(grid, named).values():
-        a, b = (grid.cell({**given, **grid.arm(contrast, side)}) for side in ("a", "b"))
-        if a.key in cells and b.key in cells:
-            arms = found.setdefault((a.arm_key, b.arm_key), {})
-            arms.setdefault(a.seed, (cells[a.key], cells[b.key]))
+    found: dict[tuple[str, str], None] = {}
+    for given in _settings(grid, arms.values(), named):
+        a, b = (grid.cell({**given, **grid.arm(contrast, side)}).arm_key for side in ("a", "b"))
+        if a in arms and b in arms:
+            found.setdefault((a, b))
     made = []
-    for arms in found.values():
-        both = [arms[seed] for seed in grid.seeds if seed in arms]
-        a_S, b_S = (tuple(arm) for arm in zip(*both, strict=True))
+    for a, b in found:
+        seeds = [seed for seed in grid.seeds if seed in arms[a] and seed in arms[b]]
+        if not seeds:
+            continue
+        a_S, b_S = (tuple(arms[arm][seed] for seed in seeds) for arm in (a, b))
         settings = {axis: getattr(a_S[0], axis) for axis in ("model", "dataset")}
         settings |= {axis: getattr(a_S[0], axis) for axis in free}
         made.append(Stratum(contrast, settings, a_S, b_S))
     return tuple(made)
 
 
-def _settings(grid: Grid, named: set[str]) -> dict[str, dict[str, object]]:
-    """What the grid's cells set beside a contrast's own settings, each combination once."""
+def _settings(
+    grid: Grid, arms: Iterable[dict[int, Cell]], named: set[str]
+) -> list[dict[str, object]]:
+    """What the grid's arms set beside a contrast's own settings, each combination once.
+
+    All seeds of an arm have its settings, so that the first stands for them.
+    """
     every: dict[str, dict[str, object]] = {}
-    for cell in grid.cells():
-        given = cell.model_dump(exclude=SPECS | named)
+    for by_seed in arms:
+        given = next(iter(by_seed.values())).model_dump(exclude=SPECS | named)
         if not grid.writes_micro_batch:  # lowered to each shape's own rows
             given.pop("micro_batch", None)
-        every.setdefault(repr(given), given)
-    return every
+        every.setdefault(repr(given | {"seed": None}), given)
+    return list(every.values())

@@ -9,15 +9,27 @@ import json
 import sys
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from grids import catalog
 from grids.errors import InputError
-from grids.grid import Grid
-from grids.load import grid_schema, load_grids
+from grids.load import grid_schema
 from grids.paths import Store
+from orchestrator import cli_cluster
+from orchestrator.options import (
+    STORE,
+    AsJson,
+    Attempts,
+    Data,
+    GridFiles,
+    Models,
+    Slots,
+    StoreFolder,
+    TrackingUri,
+    load,
+    print_json,
+)
 
 if TYPE_CHECKING:  # analysis takes a second to load
     from analysis.study import Study
@@ -29,32 +41,6 @@ app = typer.Typer(
     no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
 )  # fmt: skip
 
-GridFiles = Annotated[list[Path], typer.Argument(metavar="GRID...", help="Grid files (YAML).")]
-StoreFolder = Annotated[
-    Path, typer.Option("--store", envvar="BANDITGRID_STORE", help="Folder of all results.")
-]
-Models = Annotated[
-    Path | None,
-    typer.Option(
-        "--models", envvar="BANDITGRID_MODELS",
-        help="Folder with local copies of models, by catalogue name. [default: ./models if there]",
-    ),
-]  # fmt: skip
-Data = Annotated[
-    Path | None,
-    typer.Option(
-        "--data", envvar="BANDITGRID_DATA",
-        help="Folder with local copies of data sets, by catalogue name. [default: ./data if there]",
-    ),
-]  # fmt: skip
-AsJson = Annotated[bool, typer.Option("--json", help="For programs.")]
-TrackingUri = Annotated[
-    str | None,
-    typer.Option(
-        "--tracking-uri", envvar="MLFLOW_TRACKING_URI", show_envvar=True,
-        help="MLflow server. [default: the store's own SQLite file]",
-    ),
-]  # fmt: skip
 Elsewhere = Annotated[
     str | None,
     typer.Option(
@@ -65,7 +51,6 @@ Elsewhere = Annotated[
 NoLog = Annotated[
     bool, typer.Option("--no-log", help="Do not log the files to the study in MLflow (seconds).")
 ]
-STORE = Path("store")
 
 
 @app.command()
@@ -80,10 +65,10 @@ def plan(
     from orchestrator.show_power import show_power
 
     where = Store(store)
-    made = make_plan(_load(grids, models, data), where)
+    made = make_plan(load(grids, models, data), where)
     rows = [design.row() for design in designs((share.grid for share in made.shares), where)]
     if as_json:
-        _print_json({**plan_json(made), "contrasts": rows})
+        print_json({**plan_json(made), "contrasts": rows})
     else:
         show_plan(made, console())
         show_power(rows, console())
@@ -93,10 +78,7 @@ def plan(
 def run(
     grids: GridFiles, store: StoreFolder = STORE, models: Models = None, data: Data = None,
     tracking_uri: TrackingUri = None,
-    slots: Annotated[
-        int | None,
-        typer.Option("--slots", min=1, help="Cells at a time. [default: what GPUs or cores hold]"),
-    ] = None,
+    slots: Slots = None, attempts: Attempts = None,
     address: Annotated[
         str | None,
         typer.Option("--address", help="A running Ray cluster. [default: this machine]"),
@@ -108,32 +90,14 @@ def run(
     """Train what the grids want and the store does not have yet. Run again to go on."""
     from orchestrator.driver import Settings
     from orchestrator.driver import run as drive
+    from orchestrator.queue import ATTEMPTS
 
-    settings = Settings(slots, address, verbose)
-    summary = drive(_load(grids, models, data), Store(store), tracking_uri, settings)
+    settings = Settings(slots, address, verbose, attempts or ATTEMPTS)
+    summary = drive(load(grids, models, data), Store(store), tracking_uri, settings)
     raise typer.Exit(summary.exit_code)
 
 
-@app.command()
-def status(
-    grids: Annotated[
-        list[Path] | None, typer.Argument(metavar="[GRID]...", help="Only the cells of these.")
-    ] = None,
-    store: StoreFolder = STORE, models: Models = None, data: Data = None, as_json: AsJson = False,
-) -> None:  # fmt: skip
-    """Show each cell's state, last round and last Pass@1, as the store tells them."""
-    from orchestrator.plan import make_plan
-    from orchestrator.show import console, plan_rows, show_status, status_rows
-
-    where = Store(store)
-    if not store.is_dir() and not grids:
-        raise InputError(f"no store {store}; run a grid first, or name one with --store")
-    rows = plan_rows(make_plan(_load(grids, models, data), where), where) if grids else None
-    rows = status_rows(where) if rows is None else rows
-    if as_json:
-        _print_json({"cells": rows})
-    else:
-        show_status(rows, console())
+cli_cluster.add_to(app)
 
 
 @app.command()
@@ -161,7 +125,7 @@ def tables(
     from analysis.markdown import markdown
     from analysis.report import formats_of, make_tables, open_studies, write_tables
 
-    asked, loaded = formats_of(formats), _load(grids, models, data)
+    asked, loaded = formats_of(formats), load(grids, models, data)
     studies = open_studies(loaded, elsewhere or Store(store))
     made = make_tables(loaded, studies)
     _note_looks(made, studies)
@@ -183,7 +147,7 @@ def report(
 
     from analysis.report import make_tables, open_studies, write_report
 
-    loaded = _load(grids, models, data)
+    loaded = load(grids, models, data)
     studies = open_studies(loaded, elsewhere or Store(store))
     made = make_tables(loaded, studies)
     _note_looks(made, studies)
@@ -237,14 +201,6 @@ def schema(
         raise InputError(f"{out} cannot be written: {error.strerror}") from None
 
 
-def _load(paths: list[Path], models: Path | None, data: Path | None) -> list[Grid]:
-    """The grids, with local copies of models and data sets in place of the hub's."""
-    chosen = _folder(models, "--models", "models"), _folder(data, "--data", "data")
-    if any(chosen):
-        catalog.use_local(*chosen)
-    return load_grids(paths)
-
-
 def _note_looks(made: list[Table], studies: dict[str, Study]) -> None:
     """Count that outcomes of contrasts are shown, before they are."""
     from analysis.declared import note_looks
@@ -268,19 +224,6 @@ def _log(
         typer.echo(f"logged to the run `analysis` of {', '.join(studies)} in MLflow")
 
 
-def _folder(given: Path | None, option: str, default: str) -> Path | None:
-    if given is None:
-        usual = Path(default)
-        return usual.resolve() if usual.is_dir() else None
-    if not given.is_dir():
-        raise InputError(f"{option}: no folder {given}; name one with local copies")
-    return given.resolve()
-
-
-def _print_json(content: dict[str, Any]) -> None:
-    typer.echo(json.dumps(content, indent=1, allow_nan=False))
-
-
 def main() -> None:
     """Entry of the command; a person's mistake ends in one message and exit code 2."""
     try:
@@ -291,3 +234,7 @@ def main() -> None:
     except BrokenPipeError:  # `banditgrid plan ... | head`
         sys.stderr.close()
         sys.exit(1)
+
+
+if __name__ == "__main__":  # `python -m orchestrator.cli`, as jobs on a cluster start it
+    main()

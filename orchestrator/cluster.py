@@ -1,7 +1,8 @@
 """A local Ray, or one that is named, and the Tune run over the cells that are left.
 
-Ray on this machine listens on loopback alone and takes only calls that know a token of this run.
-Tune places the cells; it keeps no state that a later run would read.
+Ray on this machine listens on loopback alone and takes only calls that know a token of this run; a
+cluster must be told its own. Tune places the cells that the queue hands out; it keeps no state that
+a later run would read. Leaves out what is checked of a cluster's nodes (`nodes.py`).
 """
 
 from __future__ import annotations
@@ -11,23 +12,23 @@ import os
 import secrets
 import socket
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from grids.cell import Cell
 from grids.errors import InputError
-from grids.paths import Store
-from orchestrator.ledger import DONE, FAILED, state_of
+from grids.paths import Store, read_mark
+from orchestrator import nodes, packing, tokens
 from orchestrator.marks import redacted
 from orchestrator.plan import Work
-from orchestrator.prepare import Runs
 from orchestrator.progress import Progress
+from orchestrator.queue import Item, Queue
 from orchestrator.tracking import PATIENCE
 
 if TYPE_CHECKING:
     from orchestrator.driver import Settings
 
-# A cell whose worker died gets another this often, after all others, before it counts as failed.
-MORE_PASSES = 2
 QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_AIR_NEW_OUTPUT": "0",  # its tables come even when it is asked to be silent
@@ -43,44 +44,62 @@ LOOPBACK = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
 OBJECT_STORE_BYTES = 100 * 2**20  # nothing but a few settings travels through it
 
 
+@dataclass(frozen=True)
+class Tracking:
+    """Where the runs of a plan's studies are."""
+
+    uri: str
+    experiments: dict[str, str]  # study -> MLflow's id
+
+
 def train(
-    works: Sequence[Work], runs: Runs, store: Store, settings: Settings, progress: Progress
-) -> str | None:
-    """Train the cells in their order. Why Ray ended before its time, or None."""
-    gpus = _start(settings)
-    slots = settings.slots or _slots(works, gpus)
-    left = list(works)
-    with tempfile.TemporaryDirectory(prefix="banditgrid-", dir=_scratch(store, settings)) as folder:
-        for number in range(1 + MORE_PASSES):
-            tuner = _tuner(left, runs, store, slots, gpus, f"{folder}/{number}", progress)
-            try:
-                tuner.fit()
-            except Exception as error:  # the cells' own errors never come here
-                return redacted(f"{type(error).__name__}: {error}").splitlines()[0]
-            left = [work for work in left if _open(work, store)]
-            if not left:
-                break
+    works: Sequence[Work], tracking: Tracking, store: Store, settings: Settings,
+    progress: Progress, keep: Callable[[Queue], None],
+) -> str | None:  # fmt: skip
+    """Train the cells. Why Ray ended before its time, or None.
+
+    `keep` gets the queue before the first cell does: it tells what became of each, whatever happens
+    to Ray.
+    """
+    start(settings)
+    if settings.address is not None:
+        nodes.check_store(store)
+    shares = _shares(works)
+    slots = _slots(settings, shares)
+    queue = Queue(works, store, progress, slots, settings.attempts)
+    keep(queue)
+    # Tune would ask the searcher for the next cell only when the last one's worker has started.
+    os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(slots())
+    with tempfile.TemporaryDirectory(prefix="banditgrid-") as folder:
+        tuner = _tuner(queue, tracking, store, shares, folder)
+        try:
+            tuner.fit()
+        except Exception as error:  # the cells' own errors never come here
+            return redacted(f"{type(error).__name__}: {error}").splitlines()[0]
     return None
 
 
-def _open(work: Work, store: Store) -> bool:
-    """Neither done nor failed: its worker died."""
-    state = state_of(work.paths(store), work.cell.rounds, work.cell.eval_key)
-    return state not in (*DONE, FAILED)
-
-
 def check(address: str | None) -> None:
-    """Raise `InputError` where nothing listens at a cluster's address: Ray itself waits minutes."""
-    host, _, port = (address or "").removeprefix("ray://").rpartition(":")
+    """Raise `InputError` where nothing listens at a cluster's address: Ray itself waits minutes.
+    Or where there is no token for it."""
+    if address is None:
+        return
+    if address.startswith(("http://", "https://")):
+        raise InputError(
+            f"--address: {redacted(address)} is the address of a dashboard, to which `banditgrid "
+            "submit` sends; `run` joins the cluster itself: give host:port of its head"
+        )
+    tokens.require_token(address)
+    host, _, port = address.removeprefix("ray://").rpartition(":")
     if not (host and port.isdigit()):
-        return  # this machine, or `auto`, which Ray answers at once
+        return  # `auto`, which Ray answers at once
     try:
         socket.create_connection((host.strip("[]"), int(port)), timeout=5).close()
     except OSError as error:
         raise InputError(_no_cluster(address, error)) from None
 
 
-def _no_cluster(address: str | None, error: Exception) -> str:
+def _no_cluster(address: str | None, error: object) -> str:
     return (
         f"no Ray cluster answers at {address} ({error}); start it, correct --address, or leave "
         "--address out to run on this machine"
@@ -94,8 +113,11 @@ def stop() -> None:
     ray.shutdown()
 
 
-def _start(settings: Settings) -> float:
-    """Start Ray, or join the cluster at the address; answer its number of GPUs."""
+def start(settings: Settings) -> None:
+    """Start Ray, or join the cluster at the address.
+
+    Raises `InputError` where the cluster does not let us in.
+    """
     local = settings.address is None
     for name, value in {**QUIET, **(LOOPBACK if local else {})}.items():
         os.environ.setdefault(name, value)
@@ -115,11 +137,27 @@ def _start(settings: Settings) -> float:
             address=settings.address or "local", logging_level=quiet,
             log_to_driver=settings.verbose, **(own if local else {}),
         )  # fmt: skip
-    except ConnectionError as error:
-        raise InputError(_no_cluster(settings.address, error)) from None
+    except (ConnectionError, RuntimeError, ray.exceptions.RayError) as error:
+        raise InputError(_not_let_in(settings.address, error)) from None
     for name in ("ray", "ray.tune", "ray.train"):
         logging.getLogger(name).setLevel(quiet)
-    return float(ray.cluster_resources().get("GPU", 0))
+
+
+def _not_let_in(address: str | None, error: Exception) -> str:
+    """What Ray's many words come to."""
+    told = redacted(error)
+    if "Version mismatch" in told:
+        return (
+            f"the cluster at {address} runs other versions than this client: "
+            f"{' '.join(told.split())}; install the cluster's Ray and Python here, or use "
+            "`banditgrid submit`, whose job runs with the cluster's own"
+        )
+    if any(word in told for word in ("token", "auth", "Unauthenticated", "UNAUTHENTICATED")):
+        return (
+            f"the cluster at {address} does not take the token from {tokens.source()}; give the "
+            "one that it was started with"
+        )
+    return _no_cluster(address, told.splitlines()[0] if told else type(error).__name__)
 
 
 def cores() -> int:
@@ -127,71 +165,93 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _slots(works: Sequence[Work], gpus: float) -> int:
+def _shares(works: Sequence[Work]) -> dict[str, float] | None:
+    """The share of a GPU that each cell takes, by key; None where there is no GPU."""
+    import ray
+
+    if not ray.cluster_resources().get("GPU"):
+        return None
+    return packing.shares((work.cell for work in works), packing.gpu_bytes())
+
+
+def _slots(settings: Settings, shares: dict[str, float] | None) -> Callable[[], int]:
     """Cells at a time: as many as the GPUs hold, or one a core where there is none."""
     import ray
 
-    if not gpus:
-        return max(1, int(ray.cluster_resources().get("CPU", 1)))
-    return max(1, int(gpus / max(min(work.cell.gpus for work in works), 0.01)))
+    def now() -> int:
+        if settings.slots:
+            return settings.slots
+        there = ray.cluster_resources()  # nodes come and go
+        if shares is None:
+            return max(1, int(there.get("CPU", 1)))
+        return max(1, int(there.get("GPU", 1) / min(shares.values(), default=1)))
 
-
-def _scratch(store: Store, settings: Settings) -> str | None:
-    """Tune wants a folder that all its machines see."""
-    return None if settings.address is None else str(store.root.resolve())
+    return now
 
 
 def _tuner(
-    works: Sequence[Work], runs: Runs, store: Store, slots: int, gpus: float, folder: str,
-    progress: Progress,
-) -> Any:  # fmt: skip
+    queue: Queue, tracking: Tracking, store: Store, shares: dict[str, float] | None, folder: str
+) -> Any:
     from ray import tune
 
+    from orchestrator.search import Cells, Watcher
     from orchestrator.trainable import CellTrial
 
-    tasks = [_task(work, runs, store) for work in works]
-    shares = {work.cell.key: work.cell.gpus for work in works}
-    trial = tune.with_parameters(CellTrial, uri=runs.uri, env=worker_env(gpus))
-    sized = tune.with_resources(
-        trial, lambda config: _resources(shares[config["task"]["key"]] if gpus else 0)
-    )
+    identity = (read_mark(store.identity) or {}).get("id", "")
+
+    def task(item: Item) -> dict[str, Any]:
+        share = None if shares is None else shares[item.work.cell.key]
+        return _task(item, tracking, store, identity, share)
+
+    env = worker_env(shares is not None)
+    trial = tune.with_parameters(CellTrial, uri=tracking.uri, env=env)
+    sized = tune.with_resources(trial, lambda config: _resources(config["task"]["gpus"]))
     return tune.Tuner(
         sized,
-        param_space={"task": tune.grid_search(tasks)},
         tune_config=tune.TuneConfig(
-            max_concurrent_trials=slots, reuse_actors=True,
+            search_alg=Cells(queue, task), num_samples=-1, reuse_actors=True,
             trial_dirname_creator=lambda trial: trial.trial_id,
         ),
         run_config=tune.RunConfig(
-            name="cells", storage_path=folder, verbose=0,
-            callbacks=[_watcher(works, runs, progress)],
+            name="cells", storage_path=folder, verbose=0, callbacks=[Watcher(queue)],
             failure_config=tune.FailureConfig(max_failures=0),
             checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
         ),
     )  # fmt: skip
 
 
-def _resources(gpus: float) -> Any:
+def _resources(gpus: float | None) -> Any:
     from ray import tune
 
     return tune.PlacementGroupFactory([{"CPU": 1, **({"GPU": gpus} if gpus else {})}])
 
 
-def _task(work: Work, runs: Runs, store: Store) -> dict[str, Any]:
-    paths = work.paths(store)
+def _task(
+    item: Item, tracking: Tracking, store: Store, identity: str, share: float | None
+) -> dict[str, Any]:
+    work = item.work
     return {
         "study": work.study,
         "key": work.cell.key,
-        "cell": work.cell.model_dump_json(),
-        "directory": str(paths.directory.resolve()),
-        "shared": str(store.study(work.study).shared.resolve()),
-        "run_id": runs.id(work),
+        "cell": _cell(item).model_dump_json(),
+        "store": str(store.root.resolve()),
+        "store_id": identity,
+        "experiment": tracking.experiments[work.study],
         "grids": list(work.grids),
-        "attempts": runs.attempts(work) + 1,
+        "gpus": share,
+        "stale": item.stale,
+        "halved": item.halved,
     }
 
 
-def worker_env(gpus: float) -> dict[str, str]:
+def _cell(item: Item) -> Cell:
+    """The cell, in smaller passes where memory ran out: they change no result."""
+    from workers import memory
+
+    return (memory.halved(item.work.cell) if item.halved else None) or item.work.cell
+
+
+def worker_env(on_gpus: bool) -> dict[str, str]:
     """What a worker's libraries must find in their environment before they are imported."""
     env = {
         "HF_HUB_DISABLE_TELEMETRY": "1",
@@ -199,42 +259,8 @@ def worker_env(gpus: float) -> dict[str, str]:
         "TRL_EXPERIMENTAL_SILENCE": "1",
         **PATIENCE,
     }
-    if not gpus:
+    if not on_gpus:
         env["OMP_NUM_THREADS"] = "1"  # cells share the cores; a person's own setting wins
-    kept = {k: v for k, v in os.environ.items() if k in env or k.startswith("MLFLOW_TRACKING_")}
+    taken = ("MLFLOW_TRACKING_", "BANDITGRID_")
+    kept = {k: v for k, v in os.environ.items() if k in env or k.startswith(taken)}
     return {**env, **kept}
-
-
-def _watcher(works: Sequence[Work], runs: Runs, progress: Progress) -> Any:
-    from ray.tune import Callback
-
-    by_key = {(work.study, work.cell.key): work for work in works}
-
-    class Watcher(Callback):
-        """Tells the driver which cells have a worker. A copy, as Tune pickles it, does nothing."""
-
-        def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
-            where = _where(trial)
-            runs.begin(by_key[where])
-            progress.start(*where)
-
-        def on_trial_result(
-            self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **_: Any
-        ) -> None:
-            progress.finish(*_where(trial), result["status"], result["reason"])
-
-        def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
-            progress.lose(*_where(trial))
-
-        def __deepcopy__(self, memo: Any) -> Watcher:
-            return self
-
-        def __reduce__(self) -> Any:
-            return (Callback, ())
-
-    return Watcher()
-
-
-def _where(trial: Any) -> tuple[str, str]:
-    task = trial.config["task"]
-    return task["study"], task["key"]

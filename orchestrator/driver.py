@@ -8,24 +8,25 @@ on from there. Leaves out clusters' job submission.
 
 from __future__ import annotations
 
+import shlex
 import signal
-import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from rich.console import Console
 from rich.text import Text
 
 from grids.grid import Grid
-from grids.outcome import DIVERGED, FINISHED
-from grids.paths import Store, read_mark
+from grids.outcome import DAMAGED, DIVERGED, FINISHED, STOPPED
+from grids.paths import Store
 from orchestrator import cluster, prepare
 from orchestrator.ledger import DONE, FAILED, standing
 from orchestrator.plan import Plan, Work, make_plan
 from orchestrator.progress import Progress
+from orchestrator.queue import ATTEMPTS, GIVEN, Item, Queue
 from orchestrator.register import register
 from orchestrator.show import console, duration, show_plan, table
 
@@ -37,20 +38,29 @@ class Summary:
     """What a run came to."""
 
     plan: Plan
-    ended: list[tuple[Work, str, str]] = field(default_factory=list)  # state and reason
+    queue: Queue | None = None  # None: nothing was handed out
     interrupted: bool = False
     stopped: str | None = None  # why Ray ended before its time
     seconds: float = 0.0
 
+    @property
+    def ended(self) -> list[Item]:
+        return self.queue.items if self.queue else []
+
+    @property
+    def damaged(self) -> list[Work]:
+        return [work for work in self.plan.works if work.state == DAMAGED]
+
     def count(self, state: str) -> int:
-        return sum(ended == state for _, ended, _ in self.ended)
+        return sum(item.state == state for item in self.ended)
 
     @property
     def exit_code(self) -> int:
-        """0 all is well; 1 some cell failed or was not reached; 130 stopped by Ctrl-C."""
+        """0 all is well; 1 some cell failed or was not reached; 130 stopped by a person."""
         if self.interrupted:
             return INTERRUPTED
-        return int(self.stopped is not None or any(s not in DONE for _, s, _ in self.ended))
+        unwell = self.stopped is not None or any(i.state not in DONE for i in self.ended)
+        return int(unwell or bool(self.damaged))
 
 
 @dataclass(frozen=True)
@@ -60,6 +70,7 @@ class Settings:
     slots: int | None = None  # cells at a time
     address: str | None = None  # of a Ray cluster; None: this machine
     verbose: bool = False
+    attempts: int = ATTEMPTS  # at a cell, without a later checkpoint
 
 
 def run(
@@ -89,19 +100,19 @@ def _run(summary: Summary, store: Store, uri: str, settings: Settings, out: Cons
     with prepare.writable(store, [share.grid.study for share in plan.shares]):
         cluster.check(settings.address)
         _preflight(plan, out)
-        works = prepare.unlevel(plan, store, uri)
-        runs = prepare.Runs(uri, store) if works else None
+        where = prepare.tracking_of(plan, store, uri)
+        prepare.identify(store)
     for share in plan.shares:
         register(share.grid, share.cells, store)
-    if runs is not None:
-        works = runs.ensure(plan, out)
-        prepare.level(works, runs, store, out)
-    if runs is not None and plan.todo:
+    prepare.wanted_again(plan, store)
+    if where is not None:
+        prepare.level(plan, where, store, out)
+    if where is not None and plan.todo:
         try:
-            _train(summary, runs, store, settings, out)
+            _train(summary, where, store, settings, out)
         finally:
             with _undisturbed():
-                _account(summary, runs, store)
+                _account(summary, where)
 
 
 def _preflight(plan: Plan, out: Console) -> None:
@@ -117,13 +128,17 @@ def _preflight(plan: Plan, out: Console) -> None:
 
 
 def _train(
-    summary: Summary, runs: prepare.Runs, store: Store, settings: Settings, out: Console
+    summary: Summary, where: cluster.Tracking, store: Store, settings: Settings, out: Console
 ) -> None:
     todo = summary.plan.todo
     out.print("starting Ray and its workers: the first cells begin in about half a minute")
+
+    def keep(queue: Queue) -> None:
+        summary.queue = queue
+
     with Progress(todo, store, out) as progress:
         try:
-            summary.stopped = cluster.train(todo, runs, store, settings, progress)
+            summary.stopped = cluster.train(todo, where, store, settings, progress, keep)
         except KeyboardInterrupt:
             out.print("\nstopping: every cell goes on from its last checkpoint with the next run")
             raise
@@ -132,24 +147,16 @@ def _train(
                 cluster.stop()
 
 
-def _account(summary: Summary, runs: prepare.Runs, store: Store) -> None:
-    """Read what became of each cell, and close the runs of those whose worker is gone."""
-    for work in summary.plan.todo:
-        paths = work.paths(store)
-        found = standing(paths, work.cell.rounds, work.cell.eval_key)
-        begun = runs.begun(work)
-        state, reason = found.state, found.reason or ""
-        if state not in (*DONE, FAILED) and begun:
-            if summary.interrupted or summary.stopped is not None or _being_interrupted():
-                runs.close(work, store, "KILLED", "the run was stopped")
-            else:
-                state, reason = FAILED, prepare.worker_died(work, paths, runs.attempts(work))
-                runs.close(work, store, "FAILED", reason)
-        summary.ended.append((work, state, reason))
-
-
-def _being_interrupted() -> bool:
-    return isinstance(sys.exc_info()[1], KeyboardInterrupt)
+def _account(summary: Summary, where: cluster.Tracking) -> None:
+    """Close the MLflow runs of cells whose worker is gone."""
+    ours = [item for item in summary.ended if item.began]
+    for item in ours:
+        if item.place == GIVEN:
+            prepare.close(item, where, "KILLED", "the run was stopped")
+        elif item.doomed is not None:
+            prepare.close(item, where, "FAILED", item.reason)
+    if summary.queue is not None and summary.queue.stopping:
+        summary.interrupted = True
 
 
 @contextmanager
@@ -181,37 +188,32 @@ def _undisturbed() -> Iterator[None]:
 
 
 def show_summary(summary: Summary, store: Store, out: Console) -> None:
-    """How many cells ended how; each failed one with its reason and where its traceback is."""
+    """How many cells ended how; each failed one with its reason and the command that shows why."""
     out.print()
     left = len(summary.plan.todo)
-    if not left and not summary.interrupted:
+    if not left and not summary.interrupted and not summary.damaged:
         out.print(f"nothing to train: all {len(summary.plan.works)} cells are done")
         return
-    counts = {state: summary.count(state) for state in (FINISHED, DIVERGED, FAILED)}
+    counts = {state: summary.count(state) for state in (FINISHED, DIVERGED, FAILED, STOPPED)}
     counts["not done"] = left - sum(counts.values())
     told = ", ".join(f"{count} {state}" for state, count in counts.items() if count)
     out.print(f"of {left} cells: {told or 'none begun'}; {duration(summary.seconds)}")
     if summary.stopped:
         out.print(f"Ray stopped: {summary.stopped}", style="red", soft_wrap=True, markup=False)
     _show_failed(summary, store, out)
-    if summary.interrupted or counts["not done"]:
+    if summary.interrupted or counts["not done"] or counts[STOPPED]:
         out.print("run the same command again to go on from the last checkpoints")
 
 
 def _show_failed(summary: Summary, store: Store, out: Console) -> None:
-    failed = [(work, reason) for work, state, reason in summary.ended if state == FAILED]
+    failed = [(i.work, i.reason) for i in summary.ended if i.state == FAILED]
+    failed += [(work, standing(work.paths(store)).reason or "") for work in summary.damaged]
     if not failed:
         return
-    made = table("failed", "reason", "traceback in")
+    made = table("failed", "reason", "shown by")
+    place = "" if store.root == Path("store") else f" --store {shlex.quote(str(store.root))}"
     for work, reason in failed:
-        path = work.paths(store).failed
-        told = reason or str((read_mark(path) or {}).get("error", ""))
-        made.add_row(work.cell.label, Text(told.splitlines()[0] if told else ""), _near(path))
+        line = reason.splitlines()
+        shown = f"banditgrid logs {work.cell.key}{place}"
+        made.add_row(work.cell.label, Text(line[0] if line else ""), Text(shown))
     out.print(made)
-
-
-def _near(path: Path) -> str:
-    try:
-        return str(path.resolve().relative_to(Path.cwd()))
-    except ValueError:
-        return str(path)

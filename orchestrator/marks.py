@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections.abc import Container
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from grids.paths import CellPaths, read_lines, read_mark
 from orchestrator.means import last_whole
@@ -60,17 +61,22 @@ def behind(paths: CellPaths, uri: str, run_id: str) -> list[dict[str, float]]:
     return [line for line in read_lines(paths.journal) if line["round"] > sent]
 
 
-def is_level(work: Work, paths: CellPaths, uri: str, known: dict[str, Any] | None = None) -> bool:
+def marked_run(paths: CellPaths, uri: str) -> str | None:
+    """The id of the run that had the cell's journal before; None where the mark is of elsewhere."""
+    mark = read_mark(mark_path(paths)) or {}
+    return mark["run_id"] if mark.get("place") == place(uri) else None
+
+
+def is_level(work: Work, paths: CellPaths, uri: str, deleted: Container[str] = frozenset()) -> bool:
     """A done cell's run holds all that the cell's files do, as far as the mark can tell.
 
-    The mark spares a run with nothing to do from loading MLflow at all. Where `known`, the runs
-    that MLflow has, is at hand, the marked run must be among them.
+    The mark spares a run of a large study from asking MLflow for each cell. Of runs that somebody
+    deleted, `deleted` has the ids.
     """
     mark = read_mark(mark_path(paths)) or {}
-    run = known.get(work.cell.key) if known is not None else None
     return (
         mark.get("place") == place(uri)
         and mark.get("done") == mark_of_done(paths)
         and set(work.grids) <= set(mark.get("grids", ()))
-        and (known is None or (run is not None and run.info.run_id == mark.get("run_id")))
+        and mark.get("run_id") not in deleted
     )

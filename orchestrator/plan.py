@@ -8,16 +8,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 from grids import outcome
 from grids.cell import Cell
 from grids.errors import InputError
 from grids.grid import Dropped, Grid
-from grids.outcome import FINISHED
-from grids.paths import CellPaths, Store, read_lines, read_mark
-from orchestrator.ledger import DONE, last_line, state_of
+from grids.outcome import DAMAGED, FINISHED
+from grids.paths import CellPaths, DamagedError, Store, read_lines
+from orchestrator.ledger import DONE, Standing, standing
+from orchestrator.order import ordered
 
 # Bytes on disk beside the weights, measured on embedded and real cells and rounded up.
 JOURNAL_BYTES = 1024  # one journal line and one line of timings
@@ -35,10 +36,12 @@ class Work:
     state: str
     round: int = 0  # already trained
     begun: bool = False  # round 0 is in the journal
+    reason: str | None = None  # why it diverged or failed, or what is damaged
 
     @property
     def todo(self) -> bool:
-        return self.state not in DONE
+        """To be trained. What is damaged waits for a person, who may have a copy."""
+        return self.state not in (*DONE, DAMAGED)
 
     @property
     def rounds_left(self) -> int:
@@ -82,7 +85,7 @@ class Totals:
 
 @dataclass(frozen=True)
 class Plan:
-    """Cells in the order in which they will run: seed by seed, then as the grids list them."""
+    """Cells in the order in which they will run (`order.py`)."""
 
     works: tuple[Work, ...]
     shares: tuple[Share, ...]
@@ -110,8 +113,7 @@ def make_plan(grids: Sequence[Grid], store: Store) -> Plan:
         cells = {cell.key: cell for cell in grid.cells()}
         shares.append(Share(grid, cells, tuple(dropped)))
     works = [_work(study, named, store) for (study, _), named in wanted.items()]
-    seeds = {seed: i for i, seed in enumerate(dict.fromkeys(w.cell.seed for w in works))}
-    works.sort(key=lambda work: seeds[work.cell.seed])
+    works = ordered(works)
     return Plan(tuple(works), tuple(shares), _totals(works))
 
 
@@ -123,17 +125,18 @@ def _shared(grid: Grid, cell: Cell, first: tuple[Grid, Cell]) -> Dropped:
 def _work(study: str, named: list[tuple[Grid, Cell]], store: Store) -> Work:
     cell = _merged(study, named)
     paths = store.study(study).cell(cell.key)
-    state = state_of(paths, cell.rounds, cell.eval_key)
-    if state == FINISHED:
-        _check_scored(named, paths)
-    last = last_line(paths.journal) if state != "waiting" else None
-    names = tuple(grid.name for grid, _ in named)
-    return Work(study, cell, names, state, int((last or {}).get("round", 0)), bool(last))
+    found = standing(paths, cell.rounds, cell.eval_key)
+    if found.state == FINISHED:
+        try:
+            _check_scored(named, paths, found.round or 0)
+        except DamagedError as error:
+            found = Standing(DAMAGED, reason=str(error))
+    names, begun = tuple(grid.name for grid, _ in named), found.round is not None
+    return Work(study, cell, names, found.state, found.round or 0, begun, found.reason)
 
 
-def _check_scored(named: list[tuple[Grid, Cell]], paths: CellPaths) -> None:
+def _check_scored(named: list[tuple[Grid, Cell]], paths: CellPaths, trained: int) -> None:
     """A done cell that no grid's table could read at its own horizon will not get better."""
-    trained = (read_mark(paths.done) or {}).get("rounds", 0)
     shorter = [(grid, cell) for grid, cell in named if cell.rounds < trained]
     if not shorter:
         return
@@ -206,15 +209,13 @@ def disk_bytes(cell: Cell) -> int:
 
 
 def _totals(works: Sequence[Work]) -> Totals:
-    totals = Totals(cells=len(works), todo=sum(work.todo for work in works))
-    for work in works:
-        generated = work.cell.generated_per_step * work.cell.rounds + work.cell.filled_samples
-        totals = replace(
-            totals,
-            rounds=totals.rounds + work.cell.rounds,
-            todo_rounds=totals.todo_rounds + work.rounds_left,
-            generated_samples=totals.generated_samples + generated,
-            todo_generated_samples=totals.todo_generated_samples + work.samples_left,
-            disk_bytes=totals.disk_bytes + disk_bytes(work.cell),
-        )
-    return totals
+    generated = (w.cell.generated_per_step * w.cell.rounds + w.cell.filled_samples for w in works)
+    return Totals(
+        cells=len(works),
+        todo=sum(work.todo for work in works),
+        rounds=sum(work.cell.rounds for work in works),
+        todo_rounds=sum(work.rounds_left for work in works),
+        generated_samples=sum(generated),
+        todo_generated_samples=sum(work.samples_left for work in works),
+        disk_bytes=sum(disk_bytes(work.cell) for work in works),
+    )

@@ -1,12 +1,14 @@
-"""What the driver does before the first worker: the store probed, runs made.
+"""What the driver does before the first worker, and after the last: the store probed, MLflow's
+experiments made, runs of done cells brought level, runs of lost workers closed.
 
-Leaves out Ray: the workers find their run by the id that is made here.
+Leaves out Ray, and the runs of cells that are trained: their workers find or make them.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Sequence
+import uuid
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -14,9 +16,12 @@ from typing import Any
 from rich.console import Console
 
 from grids.errors import InputError
-from grids.paths import CellPaths, Store, read_mark
-from orchestrator import marks, tracking
+from grids.paths import DamagedError, Store, read_mark, write_json
+from orchestrator import attempts, cluster, marks, tracking
+from orchestrator.ledger import DONE
 from orchestrator.plan import Plan, Work
+from orchestrator.queue import Item
+from workers import lease
 
 MANY_RUNS = 20  # from this number on, making them is worth a line
 
@@ -61,99 +66,90 @@ def _remove_empty(folder: Path) -> None:
         pass  # somebody put something there: it stays
 
 
-def unlevel(plan: Plan, store: Store, uri: str) -> list[Work]:
-    """Cells that need MLflow: those to train, and done ones whose run may lack something."""
-    return [
-        work for work in plan.works if work.todo or not marks.is_level(work, work.paths(store), uri)
-    ]
+def identify(store: Store) -> None:
+    """Give the store an identity, by which workers know it from another folder of its name."""
+    if not (read_mark(store.identity) or {}).get("id"):
+        write_json(store.identity, {"id": uuid.uuid4().hex})
 
 
-class Runs:
-    """The MLflow runs of a plan's cells. Raises `InputError` where no tracking store answers."""
+def wanted_again(plan: Plan, store: Store) -> None:
+    """Requests to leave were for the runs before this one."""
+    for study in dict.fromkeys(work.study for work in plan.works):
+        store.study(study).leave.unlink(missing_ok=True)
+    for work in plan.todo:
+        work.paths(store).leave.unlink(missing_ok=True)
 
-    def __init__(self, uri: str, store: Store) -> None:
-        self.uri = uri
-        self._store = store
-        self._client = tracking.connect(uri)
-        self._known: dict[str, dict[str, Any]] = {}
-        self._ids: dict[tuple[str, str], str] = {}
-        self._attempts: dict[tuple[str, str], int] = {}
-        self._begun: set[tuple[str, str]] = set()
 
-    def ensure(self, plan: Plan, out: Console) -> list[Work]:
-        """Make or find the run of each cell that needs one; answer the done cells that do."""
-        try:
-            return self._ensure(plan, out)
-        except InputError:
+def tracking_of(plan: Plan, store: Store, uri: str) -> cluster.Tracking | None:
+    """Where the runs of the plan's cells are; experiments are made where there are none.
+
+    None where nothing is to be done and MLflow does not answer: then nothing is wrong. Raises
+    `InputError` where something is.
+    """
+    needed = bool(plan.todo) or any(
+        w.state in DONE and not marks.is_level(w, w.paths(store), uri) for w in plan.works
+    )
+    try:
+        client = tracking.connect(uri)
+        return cluster.Tracking(uri, _experiments(client, plan, store, uri))
+    except InputError:
+        if needed:
             raise
-        except Exception as error:
-            raise InputError(
-                f"MLflow at {marks.redacted(self.uri)} stopped answering before training began "
-                f"({tracking.brief(error)}); nothing was trained: mend it and run again"
-            ) from None
-
-    def _ensure(self, plan: Plan, out: Console) -> list[Work]:
-        experiments = {}
-        for study in dict.fromkeys(work.study for work in plan.works):
-            experiments[study] = tracking.ensure_experiment(self._client, study, self._artifacts())
-            self._known[study] = tracking.known_runs(self._client, experiments[study])
-        needing = [work for work in plan.works if work.todo or not self._is_level(work)]
-        if len(needing) >= MANY_RUNS:
-            out.print(f"preparing {len(needing)} MLflow runs")
-        for work in needing:
-            known = self._known[work.study]
-            run_id = tracking.ensure_run(self._client, experiments[work.study], work, known)
-            self._ids[work.study, work.cell.key] = run_id
-            failed = read_mark(work.paths(self._store).failed) or {}
-            self._attempts[work.study, work.cell.key] = int(failed.get("attempts", 0))
-        return [work for work in needing if not work.todo]
-
-    def _is_level(self, work: Work) -> bool:
-        known = self._known[work.study]
-        return marks.is_level(work, work.paths(self._store), self.uri, known)
-
-    def _artifacts(self) -> str | None:
-        """A SQLite store has no server to keep artifacts; they go beside the store's cells."""
-        inside = marks.sqlite_path(self.uri) is not None
-        return (self._store.root.resolve() / "artifacts").as_uri() if inside else None
-
-    def id(self, work: Work) -> str:
-        return self._ids[work.study, work.cell.key]
-
-    def attempts(self, work: Work) -> int:
-        """How often the cell had failed before this run."""
-        return self._attempts[work.study, work.cell.key]
-
-    def begin(self, work: Work) -> None:
-        """A worker has the cell."""
-        self._begun.add((work.study, work.cell.key))
-
-    def begun(self, work: Work) -> bool:
-        return (work.study, work.cell.key) in self._begun
-
-    def close(self, work: Work, store: Store, status: str, reason: str) -> None:
-        """End the run of a cell whose worker cannot do so any more."""
-        paths = work.paths(store)
-        writer = tracking.Writer(self.uri, self.id(work), paths, work.grids)
-        writer.level(marks.behind(paths, self.uri, self.id(work)))
-        writer.end(status, reason)
+        return None
+    except Exception as error:
+        raise InputError(
+            f"MLflow at {marks.redacted(uri)} stopped answering before training began "
+            f"({tracking.brief(error)}); nothing was trained: mend it and run again"
+        ) from None
 
 
-def level(works: Sequence[Work], runs: Runs, store: Store, out: Console) -> None:
-    """Bring the runs of done cells level with their journals."""
-    for work in works:
-        paths = work.paths(store)
-        if not tracking.bring_level(work, paths, runs.uri, runs.id(work)):
+def _experiments(client: Any, plan: Plan, store: Store, uri: str) -> dict[str, str]:
+    # A SQLite store has no server to keep artifacts; they go beside the store's cells.
+    inside = marks.sqlite_path(uri) is not None
+    artifacts = (store.root.resolve() / "artifacts").as_uri() if inside else None
+    studies = dict.fromkeys(work.study for work in plan.works)
+    return {study: tracking.ensure_experiment(client, study, artifacts) for study in studies}
+
+
+def level(plan: Plan, where: cluster.Tracking, store: Store, out: Console) -> None:
+    """Bring the runs of done cells level with their journals; a deleted run is made anew."""
+    try:
+        client = tracking.quiet_client(where.uri)
+        asked = (tracking.deleted_runs(client, study) for study in where.experiments.values())
+        deleted = set().union(*asked)
+    except Exception as error:
+        out.print(f"MLflow did not answer ({tracking.brief(error)}); the next run looks again")
+        return
+    lacking = [
+        work for work in plan.works
+        if work.state in DONE and not marks.is_level(work, work.paths(store), where.uri, deleted)
+    ]  # fmt: skip
+    if len(lacking) >= MANY_RUNS:
+        out.print(f"bringing {len(lacking)} MLflow runs level with their journals")
+    for work in lacking:
+        if not _level(work, where, store):
             out.print(f"{work.cell.label}: MLflow lacks its history; the next run sends it")
 
 
-def worker_died(work: Work, paths: CellPaths, attempts: int) -> str:
-    """Note a cell whose process ended without a word; answer the reason."""
-    from orchestrator.trainable import note_failure
+def _level(work: Work, where: cluster.Tracking, store: Store) -> bool:
+    experiment = where.experiments[work.study]
+    try:
+        return tracking.bring_level(work, work.paths(store), where.uri, experiment)
+    except DamagedError as error:
+        raise InputError(f"{work.cell.label}: {error}") from None
 
-    reason = (
-        "its worker process died (out of memory, or a crash in native code); run again to go on "
-        "from its checkpoint, with fewer --slots or a smaller rows_per_pass where memory ran out"
-    )
-    note_failure(paths, work.cell.key, reason, "", attempts + 1)
-    return reason
+
+def close(item: Item, where: cluster.Tracking, status: str, reason: str) -> None:
+    """End the MLflow run of a cell of ours whose worker could not: it is gone."""
+    work = item.work
+    holder = lease.read(item.paths)
+    try:
+        with lease.held(
+            item.paths, work.cell.label, stale=holder.epoch if holder else None
+        ) as held:
+            attempts.note_lost(held)
+            experiment = where.experiments[work.study]
+            writer = tracking.Writer(where.uri, experiment, work.cell, work.grids, item.paths, held)
+            writer.end(status, reason)
+    except (lease.Held, lease.Lost, DamagedError, OSError):
+        pass  # another has the cell, or the store is away: its next worker tells

@@ -1,56 +1,37 @@
-"""Progress of running cells, read from the ends of their journals.
+"""The cells of a run as they go: counts, the time left, and a line for each that is running.
 
-A live display where there is a terminal, else plain lines: one a cell at its start and end, and at
-most one in ten seconds between. Nothing is asked of the workers, so a lost worker cannot block it.
+A live table where there is a terminal that can redraw, else plain lines: one a cell at its start
+and end, at most one in ten seconds between, and once a minute one for all. Only running cells are
+read from the store. Leaves out what a cell's files tell (`watching.py`) and the summary at the end.
 """
 
 from __future__ import annotations
 
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from typing import Final
 
-from rich.console import Console
+from rich.console import Console, Group
 from rich.live import Live
-from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from grids import outcome
+from grids.outcome import DAMAGED, FAILED, FINISHED, PREEMPTED, STOPPED
 from grids.paths import Store
-from orchestrator.ledger import DONE, FAILED, Standing, last_value, standing
+from orchestrator.ledger import DONE, standing
+from orchestrator.order import work_estimate
 from orchestrator.plan import Work
-from orchestrator.show import duration, table
+from orchestrator.show import bytes_for_people, counted, duration
+from orchestrator.watching import Seen
 
-POLL_SECONDS = 2.0
-LINE_SECONDS = 10.0
+POLL_SECONDS: Final = 2.0
+LINE_SECONDS: Final = 10.0
+OVERALL_SECONDS: Final = 60.0
+NARROW: Final = 60  # columns, below which a table is no help
 
-
-@dataclass
-class _Seen:
-    """One running cell, from the moment that the driver saw it start."""
-
-    work: Work
-    since: float
-    told_at: float
-    told_round: int = -1
-    standing: Standing = field(default_factory=lambda: Standing("running"))
-    reward: float | None = None
-    anchor: tuple[float, int] | None = None  # time and round from which its speed is taken
-
-    def look(self, found: Standing, reward: float | None, now: float) -> None:
-        """Take what the journal tells; a worker that goes on may first have cut it back."""
-        self.standing, self.reward = found, reward
-        if found.round is not None and (self.anchor is None or found.round < self.anchor[1]):
-            self.anchor = (now, found.round)
-
-    def left(self, now: float) -> float | None:
-        """Seconds left at the speed since the anchor, or None before a round has passed."""
-        at = self.standing.round
-        if at is None or self.anchor is None or at <= self.anchor[1]:
-            return None
-        return (now - self.anchor[0]) / (at - self.anchor[1]) * (self.work.cell.rounds - at)
+Where = tuple[str, str]
 
 
 class Progress:
@@ -58,13 +39,18 @@ class Progress:
 
     def __init__(self, works: Iterable[Work], store: Store, out: Console) -> None:
         self._store, self._out = store, out
-        self._works = {(work.study, work.cell.key): work for work in works}
-        self._running: dict[tuple[str, str], _Seen] = {}
-        self._finished: set[tuple[str, str]] = set()
+        self._works: dict[Where, Work] = {(work.study, work.cell.key): work for work in works}
+        self._cost = {where: work_estimate(work) for where, work in self._works.items()}
+        self._running: dict[Where, Seen] = {}
+        self._elsewhere: set[Where] = set()
+        self._ended: dict[Where, str] = {}
+        self._began: float | None = None
+        self._overall_at = time.monotonic()
         self._lock = threading.Lock()
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="progress", daemon=True)
-        self._live = Live(console=out, auto_refresh=False) if out.is_terminal else None
+        redraws = out.is_terminal and not out.is_dumb_terminal and out.width >= NARROW
+        self._live = Live(console=out, auto_refresh=False) if redraws else None
 
     def __enter__(self) -> Progress:
         if self._live:
@@ -79,42 +65,59 @@ class Progress:
             self._live.update(Text(""), refresh=True)
             self._live.stop()
 
+    # ---- what the driver tells
+
     def start(self, study: str, key: str) -> None:
         """A worker has the cell."""
-        work, now = self._works[study, key], time.monotonic()
+        where, now = (study, key), time.monotonic()
+        work = self._works[where]
         with self._lock:
-            self._running[study, key] = _Seen(work, now, now)
-        again = f", from round {work.round}" if work.round else ""
-        self._say(f"{work.cell.label}  started{again}")
+            self._began = self._began or now
+            self._elsewhere.discard(where)
+            self._running[where] = Seen(work, self._store, now, now)
+        if self._live is None:
+            again = f", from round {work.round}" if work.round else ""
+            self._say(f"{work.cell.label}  started{again}")
 
     def finish(self, study: str, key: str, status: str, reason: str) -> None:
-        """A worker is through with the cell."""
+        """The cell needs no worker any more in this run."""
+        where = (study, key)
         with self._lock:
-            seen = self._running.pop((study, key), None)
-            self._finished.add((study, key))
-        work = self._works[study, key]
-        found = standing(work.paths(self._store))
-        scored = "" if found.test_pass is None else f"  Pass@1 {found.test_pass:.3f}"
+            seen = self._running.pop(where, None)
+            self._elsewhere.discard(where)
+            self._ended[where] = status
+        if seen is None and status in (STOPPED, PREEMPTED):
+            return  # never begun: the counts tell it
+        work = self._works[where]
         took = f"  {duration(time.monotonic() - seen.since)}" if seen else ""
         why = f": {reason.splitlines()[0]}" if reason else ""
-        told = f"  {status}{why}{scored if status in DONE else ''}{took}"
-        style = "red" if status == FAILED else ""
-        self._say(f"{work.cell.label}{told}  [{len(self._finished)}/{len(self._works)}]", style)
+        told = f"{work.cell.label}  {status}{why}{self._score(work, status)}{took}"
+        style = "red" if status in (FAILED, DAMAGED) else ""
+        self._say(f"{told}  [{len(self._ended)}/{len(self._works)}]", style)
 
-    def lose(self, study: str, key: str) -> None:
-        """The worker is gone: after a failure that it noted itself, or without a word."""
-        work = self._works[study, key]
-        found = standing(work.paths(self._store))
-        if found.state == FAILED:
-            self.finish(study, key, FAILED, found.reason or "")
-            return
+    def _score(self, work: Work, status: str) -> str:
+        if status not in DONE:
+            return ""
+        scored = standing(work.paths(self._store)).test_pass
+        return "" if scored is None else f"  Pass@1 {scored:.3f}"
+
+    def lose(self, study: str, key: str, told: str) -> None:
+        """The worker is gone; the cell will be given another."""
         with self._lock:
             self._running.pop((study, key), None)
-        self._say(f"{work.cell.label}  lost its worker; it is given another later", "red")
+        self._say(f"{self._works[study, key].cell.label}  {told}; it is given another worker", "red")
+
+    def elsewhere(self, study: str, key: str) -> None:
+        """Another driver's worker has the cell."""
+        with self._lock:
+            self._running.pop((study, key), None)
 
     def running(self) -> list[Work]:
+        """Cells that a worker of this driver has."""
         with self._lock:
             return [seen.work for seen in self._running.values()]
+
+    # ---- what people see
 
     def _say(self, text: str, style: str = "") -> None:
         self._out.print(Text(text, style=style), soft_wrap=True)
@@ -122,42 +125,75 @@ class Progress:
     def _watch(self) -> None:
         while not self._stop.wait(POLL_SECONDS):
             with self._lock:
-                seen = list(self._running.values())
-            for one in seen:
-                self._look(one)
+                running = list(self._running.values())
+            for seen in running:
+                seen.look()
             if self._live:
-                self._live.update(self._display(seen), refresh=True)
+                self._live.update(self._display(running), refresh=True)
             else:
-                self._tell(seen)
+                self._tell(running)
 
-    def _look(self, seen: _Seen) -> None:
-        """A journal that cannot be read just now is read the next time."""
-        paths = seen.work.paths(self._store)
-        try:
-            found, reward = standing(paths), last_value(paths.journal, outcome.REWARD)
-        except (OSError, ValueError):
-            return
-        seen.look(found, reward, time.monotonic())
-
-    def _tell(self, seen: list[_Seen]) -> None:
+    def _tell(self, running: list[Seen]) -> None:
         now = time.monotonic()
-        for one in seen:
-            moved = one.standing.round is not None and one.standing.round != one.told_round
-            if moved and now - one.told_at >= LINE_SECONDS:
-                one.told_at, one.told_round = now, one.standing.round or 0
-                self._say(f"{one.work.cell.label}  {'  '.join(self._parts(one, now))}")
+        for seen in running:
+            parts = "  ".join(filter(None, _parts(seen)))
+            if parts != seen.told and now - seen.told_at >= LINE_SECONDS:
+                seen.told_at, seen.told = now, parts
+                self._say(f"{seen.work.cell.label}  {parts}")
+        if now - self._overall_at >= OVERALL_SECONDS:
+            self._overall_at = now
+            self._say(self.headline())
 
-    def _parts(self, seen: _Seen, now: float) -> list[str]:
-        left, at = seen.left(now), seen.standing
-        return [
-            f"round {at.round or 0}/{seen.work.cell.rounds}",
-            "" if seen.reward is None else f"reward {seen.reward:.3f}",
-            "" if at.test_pass is None else f"Pass@1 {at.test_pass:.3f}",
-            "" if left is None else f"{duration(left)} left",
-        ]
+    def _display(self, running: list[Seen]) -> Group:
+        made = Table.grid(padding=(0, 2, 0, 0))
+        for _ in range(6):
+            made.add_column(no_wrap=True, overflow="ellipsis")
+        room = max(1, self._out.height - 4)
+        for seen in running[:room]:
+            made.add_row(*map(Text, [seen.work.cell.label, *_parts(seen)]))
+        hidden = len(running) - room
+        more = [Text(f"and {hidden} more running")] if hidden > 0 else []
+        return Group(Text(self.headline(), style="bold"), made, *more)
 
-    def _display(self, seen: list[_Seen]) -> Table:
-        made = table(f"{len(self._finished)} of {len(self._works)} cells", "", "", "", "")
-        for one in seen:
-            made.add_row(escape(one.work.cell.label), *self._parts(one, time.monotonic()))
-        return made
+    def headline(self) -> str:
+        """Counts of all cells of the run, and the time left."""
+        with self._lock:
+            ended = Counter(self._ended.values())
+            counts = {"running": len(self._running), "elsewhere": len(self._elsewhere)}
+            waiting = len(self._works) - len(self._ended) - sum(counts.values())
+        done = {"done": ended.pop(FINISHED, 0), **ended}
+        parts = {"waiting": waiting, **counts, **done}
+        told = ", ".join(f"{number:,} {name}" for name, number in parts.items() if number)
+        left = self._seconds_left()
+        about = "" if left is None else f"; about {duration(left)} left"
+        return f"{counted(len(self._works), 'cell')}: {told}{about}"
+
+    def _seconds_left(self) -> float | None:
+        """At the speed of this run so far, but no less than what its slowest running cell needs.
+
+        None before anything is made. Cells that another driver's worker has are not counted.
+        """
+        with self._lock:
+            running, ended = dict(self._running), dict(self._ended)
+            apart = self._elsewhere | ended.keys()
+        if self._began is None:
+            return None
+        made = sum(self._cost[where] for where, status in ended.items() if status == FINISHED)
+        made += (partly := sum(self._cost[w] * seen.share for w, seen in running.items()))
+        if made <= 0:
+            return None
+        left = sum(cost for where, cost in self._cost.items() if where not in apart) - partly
+        slowest = max((seen.left or 0.0 for seen in running.values()), default=0.0)
+        return max(slowest, left * (time.monotonic() - self._began) / made)
+
+
+def _parts(seen: Seen) -> list[str]:
+    """What is known of a running cell; empty where it is not."""
+    tail, rounds = seen.tail, seen.work.cell.rounds
+    return [
+        seen.doing if tail.round is None else f"round {tail.round}/{rounds}",
+        "" if tail.reward is None else f"reward {tail.reward:.3f}",
+        "" if tail.test_pass is None else f"Pass@1 {tail.test_pass:.3f}",
+        "" if seen.left is None else f"{duration(seen.left)} left",
+        "" if seen.peak_bytes is None else bytes_for_people(seen.peak_bytes),
+    ]

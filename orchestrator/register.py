@@ -56,7 +56,12 @@ def _line(grid: Grid, contrast: Contrast, study: StudyPaths) -> dict[str, Any]:
 
 def _known(stratum: Stratum, study: StudyPaths) -> bool:
     """Both arms have trained: their difference could have been seen."""
-    return all(
-        any((last_line(study.cell(cell.key).journal) or {}).get("round", 0) > 0 for cell in arm)
-        for arm in (stratum.a, stratum.b)
-    )
+    return all(any(_trained(study, cell) for cell in arm) for arm in (stratum.a, stratum.b))
+
+
+def _trained(study: StudyPaths, cell: Cell) -> bool:
+    """A journal that cannot be read may have shown something to somebody who could."""
+    try:
+        return bool((last_line(study.cell(cell.key).journal) or {}).get("round", 0) > 0)
+    except (OSError, ValueError):
+        return True

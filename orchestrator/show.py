@@ -1,14 +1,12 @@
-"""Plans and stores for people (rich tables, plain where there is no terminal) and for programs.
+"""Plans for people (rich tables, plain where there is no terminal) and for programs.
 
-Leaves out the live lines of a run (`progress.py`).
+Leaves out what runs: `show_status.py`, and the live lines of a run (`progress.py`).
 """
 
 from __future__ import annotations
 
-import math
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterable
 from dataclasses import asdict
 from typing import Any
 
@@ -18,11 +16,12 @@ from rich.text import Text
 
 from grids.cell import Cell
 from grids.grid import Grid
-from grids.paths import Store
-from orchestrator.ledger import STATES, Standing, planned, standing, studies
+from grids.outcome import DAMAGED
+from orchestrator.ledger import STATES
 from orchestrator.plan import Plan, Share, Work
 
 TWIN = re.compile(r"\S+ \S+ (\(\d+,\d+,\d+\)) (\S+) s\d+")
+MOST_DAMAGED = 20  # cells that a plan names
 WIDTH = 110  # where there is no terminal to ask
 # Settings that an arm's name already tells, or that are no setting of the training.
 NAMED = {"model", "dataset", "seed", "batch", "rollouts", "replay", "advantage"}
@@ -72,6 +71,7 @@ def show_plan(plan: Plan, out: Console) -> None:
     for line in _local_copies(plan):
         out.print(Text(line), soft_wrap=True)
     _show_totals(plan, out)
+    show_damaged(plan, out)
 
 
 def _local_copies(plan: Plan) -> list[str]:
@@ -85,7 +85,7 @@ def _show_share(share: Share, out: Console) -> None:
     grid = share.grid
     section = f", section {grid.section}" if grid.section else ""
     assumed = " (what it compares is assumed)" if grid.assumed else ""
-    head = f"grid {grid.name}{section}{assumed}: {_count(len(share.cells), 'cell')}{_budget(grid)}"
+    head = f"grid {grid.name}{section}{assumed}: {counted(len(share.cells), 'cell')}{_budget(grid)}"
     out.print(Text(head, style="bold"), soft_wrap=True)
     for line in dropped_lines(share):
         out.print(Text(f"  {line}"), soft_wrap=True)
@@ -110,7 +110,7 @@ def dropped_lines(share: Share) -> list[str]:
         arms = len({label.rsplit(" s", 1)[0] for label in labels})
         seeds = len({label.rsplit(" s", 1)[1] for label in labels})
         shapes = "" if kind == "merged" else f" [{_shapes(labels)}]"
-        lines.append(f"{kind}, {_count(arms, 'arm')} × {_count(seeds, 'seed')}: {told}{shapes}")
+        lines.append(f"{kind}, {counted(arms, 'arm')} × {counted(seeds, 'seed')}: {told}{shapes}")
     return lines
 
 
@@ -168,9 +168,9 @@ def _show_totals(plan: Plan, out: Console) -> None:
     totals = plan.totals
     states = Counter(work.state for work in plan.works)
     told = ", ".join(f"{states[state]} {state}" for state in STATES if states[state])
-    out.print(Text(f"{_count(totals.cells, 'cell')}: {told}", style="bold"), soft_wrap=True)
+    out.print(Text(f"{counted(totals.cells, 'cell')}: {told}", style="bold"), soft_wrap=True)
     left = (
-        f"to do: {_count(totals.todo, 'cell')}, {totals.todo_rounds:,} rounds, "
+        f"to do: {counted(totals.todo, 'cell')}, {totals.todo_rounds:,} rounds, "
         f"{totals.todo_generated_samples:,} generated samples "
         f"(of {totals.rounds:,} and {totals.generated_samples:,} in all); "
         f"disk for all: about {bytes_for_people(totals.disk_bytes)}"
@@ -192,6 +192,16 @@ def plan_json(plan: Plan) -> dict[str, Any]:
     }
 
 
+def show_damaged(plan: Plan, out: Console) -> None:
+    """Each cell with a file that cannot be read, and what to do."""
+    damaged = [work for work in plan.works if work.state == DAMAGED]
+    for work in damaged[:MOST_DAMAGED]:
+        told = f"damaged, not to be trained: {work.cell.label}: {work.reason}"
+        out.print(Text(told, style="red"), soft_wrap=True)
+    if len(damaged) > MOST_DAMAGED:
+        out.print(Text(f"and {len(damaged) - MOST_DAMAGED} more damaged cells", style="red"))
+
+
 def _share_json(share: Share) -> dict[str, Any]:
     grid = share.grid
     budget = grid.budget.model_dump(exclude_none=True) if grid.budget else None
@@ -203,69 +213,12 @@ def _work_json(work: Work) -> dict[str, Any]:
     cell = work.cell
     names = ("key", "arm_key", "label", "model", "dataset", "batch", "rollouts", "replay")
     told = {name: getattr(cell, name) for name in (*names, "advantage", "seed", "rounds")}
-    return {"study": work.study, **told, "grids": list(work.grids), "state": work.state}
+    state = {"state": work.state, "reason": work.reason}
+    return {"study": work.study, **told, "grids": list(work.grids), **state}
 
 
-def status_rows(store: Store, names: Iterable[str] | None = None) -> list[dict[str, Any]]:
-    """Every cell that the store knows of, of all its studies or of those named."""
-    rows = []
-    for name in studies(store) if names is None else names:
-        study = store.study(name)
-        grids = planned(study)
-        known: dict[str, list[tuple[str, dict[str, Any]]]] = defaultdict(list)
-        for grid, cells in grids.items():
-            for key, cell in cells.items():
-                known[key].append((grid, cell))
-        folders = study.cells.iterdir() if study.cells.is_dir() else ()
-        for key in [*known, *sorted({f.name for f in folders} - known.keys())]:
-            wanted = [cell for _, cell in known[key]]
-            rounds = max((cell["rounds"] for cell in wanted), default=None)
-            eval_key = wanted[0]["eval_key"] if wanted else None
-            found = standing(study.cell(key), rounds, eval_key)
-            label = wanted[0]["label"] if wanted else key
-            names_of = [grid for grid, _ in known[key]]
-            rows.append(status_row(name, key, label, names_of, rounds, found))
-    return rows
-
-
-def plan_rows(plan: Plan, store: Store) -> list[dict[str, Any]]:
-    """The cells of grids that were named."""
-    rows = []
-    for work in plan.works:
-        cell = work.cell
-        found = standing(work.paths(store), cell.rounds, cell.eval_key)
-        rows.append(
-            status_row(work.study, cell.key, cell.label, list(work.grids), cell.rounds, found)
-        )
-    return rows
-
-
-def status_row(
-    study: str, key: str, label: str, grids: list[str], rounds: int | None, found: Standing
-) -> dict[str, Any]:
-    row = {"study": study, "key": key, "label": label, "grids": grids, "rounds": rounds}
-    row |= asdict(found)
-    return {k: None if isinstance(v, float) and math.isnan(v) else v for k, v in row.items()}
-
-
-def show_status(rows: list[dict[str, Any]], out: Console) -> None:
-    """One line a cell, study by study, with the count of each state."""
-    for study in dict.fromkeys(row["study"] for row in rows):
-        here = [row for row in rows if row["study"] == study]
-        counts = Counter(row["state"] for row in here)
-        told = ", ".join(f"{counts[state]} {state}" for state in STATES if counts[state])
-        made = table("cell", "state", "#round", "#Pass@1", "grids", "reason")
-        for row in here:
-            at = "" if row["round"] is None else f"{row['round']}/{row['rounds'] or '?'}"
-            scored = "" if row["test_pass"] is None else f"{row['test_pass']:.3f}"
-            reason = (row["reason"] or "").split("\n")[0][:60]
-            grids = ", ".join(row["grids"])
-            made.add_row(row["label"], row["state"], at, scored, grids, Text(reason))
-        out.print(Text(f"study {study}: {_count(len(here), 'cell')}, {told}", style="bold"))
-        out.print(made)
-
-
-def _count(number: int, noun: str) -> str:
+def counted(number: int, noun: str) -> str:
+    """`1 cell`, `1,000 cells`."""
     return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
 
 

@@ -16,16 +16,25 @@ import os
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from grids import outcome
 from grids.cell import Cell
 from grids.errors import InputError
-from grids.paths import CellPaths, read_lines, write_json
-from orchestrator.marks import behind, mark_of_done, mark_path, place, redacted, sqlite_path
-from orchestrator.means import Line, Point, evaluations, means, points
+from grids.paths import CellPaths, DamagedError, read_lines
+from orchestrator.marks import (
+    behind,
+    mark_of_done,
+    mark_path,
+    marked_run,
+    place,
+    redacted,
+    sqlite_path,
+)
+from orchestrator.means import Point, evaluations, means, points
 from orchestrator.plan import Work
+from workers.lease import Held, Lease, Lost, held
 
 if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
@@ -89,7 +98,12 @@ def ensure_experiment(client: MlflowClient, study: str, artifacts: str | None = 
     """The id of the study's experiment; made where there is none."""
     found = client.get_experiment_by_name(study)
     if found is None:
-        return str(client.create_experiment(study, artifact_location=artifacts))
+        try:
+            return str(client.create_experiment(study, artifact_location=artifacts))
+        except Exception:  # another driver was faster
+            found = client.get_experiment_by_name(study)
+            if found is None:
+                raise
     if found.lifecycle_stage == "deleted":
         raise InputError(
             f"MLflow's experiment {study!r} was deleted; bring it back with "
@@ -99,54 +113,77 @@ def ensure_experiment(client: MlflowClient, study: str, artifacts: str | None = 
     return str(found.experiment_id)
 
 
-def known_runs(client: MlflowClient, experiment: str) -> dict[str, Any]:
-    """Active runs by cell key; the oldest where two drivers made one each."""
-    runs: dict[str, Any] = {}
+def deleted_runs(client: MlflowClient, experiment: str) -> set[str]:
+    """Ids of the experiment's runs that somebody deleted. Seldom any: so this is asked for, and
+    not the many that are there."""
+    from mlflow.entities import ViewType
+
+    found: set[str] = set()
     token = None
     while True:
         page = client.search_runs(
-            [experiment], max_results=1000, order_by=["attributes.start_time ASC"],
-            page_token=token,
-        )  # fmt: skip
-        for run in page:
-            if key := run.data.tags.get(outcome.TAG_CELL_KEY):
-                runs.setdefault(key, run)
+            [experiment], run_view_type=ViewType.DELETED_ONLY, max_results=1000, page_token=token
+        )
+        found |= {str(run.info.run_id) for run in page}
         if not (token := page.token):
-            return runs
+            return found
 
 
-def ensure_run(client: MlflowClient, experiment: str, work: Work, known: dict[str, Any]) -> str:
-    """The id of the cell's run, its tags up to date; made where there is none."""
-    tags = run_tags(work)
-    run = known.get(work.cell.key)
-    if run is not None and run.data.tags.get(outcome.TAG_EVAL_KEY) != work.cell.eval_key:
+def ensure_run(
+    client: MlflowClient, experiment: str, cell: Cell, grids: Sequence[str], marked: str | None
+) -> str:
+    """The id of the cell's run, its tags up to date; made where there is none.
+
+    Whoever calls holds the cell's lease, so that no two make one. `marked` is the run that had the
+    cell's journal before. One that was deleted is not brought back: the new one gets everything.
+    """
+    tags = run_tags(cell, grids)
+    run = _found(client, experiment, cell.key, marked)
+    if run is not None and run.data.tags.get(outcome.TAG_EVAL_KEY) != cell.eval_key:
         # Scored anew, its journal contradicts points that MLflow cannot take back.
         client.delete_run(run.info.run_id)
         run = None
     if run is None:
-        run = client.create_run(experiment, tags=tags, run_name=work.cell.label)
-        client.update_run(run.info.run_id, status="SCHEDULED")
-        known[work.cell.key] = run
+        run = client.create_run(experiment, tags=tags, run_name=cell.label)
     run_id = str(run.info.run_id)
     if not run.data.params:
         from mlflow.entities import Param
 
-        client.log_batch(run_id, params=[Param(k, v) for k, v in params(work.cell).items()])
+        client.log_batch(run_id, params=[Param(k, v) for k, v in params(cell).items()])
     for name, value in tags.items():
         if run.data.tags.get(name) != value:
             client.set_tag(run_id, name, value)
     return run_id
 
 
-def run_tags(work: Work) -> dict[str, str]:
-    cell = work.cell
+def _found(client: MlflowClient, experiment: str, key: str, marked: str | None) -> Any:
+    """The cell's active run: the marked one, else the oldest with its key, else None."""
+    if marked is not None:
+        try:
+            run = client.get_run(marked)
+        except Exception as error:
+            if getattr(error, "error_code", None) != "RESOURCE_DOES_NOT_EXIST":
+                raise
+        else:
+            same = run.info.experiment_id == experiment
+            if same and run.info.lifecycle_stage == "active":
+                return run
+            print(f"MLflow's run {marked} was deleted; a new one gets its history", flush=True)
+    found = client.search_runs(
+        [experiment], f"tags.`{outcome.TAG_CELL_KEY}` = '{key}'", max_results=1,
+        order_by=["attributes.start_time ASC"],
+    )  # fmt: skip
+    return found[0] if found else None
+
+
+def run_tags(cell: Cell, grids: Sequence[str]) -> dict[str, str]:
     return {
         outcome.TAG_CELL_KEY: cell.key,
         outcome.TAG_ARM_KEY: cell.arm_key,
         outcome.TAG_EVAL_KEY: cell.eval_key,
         outcome.TAG_EVAL: cell.eval.model_dump_json(),
         outcome.TAG_ROUNDS: str(cell.rounds),
-        **{f"{outcome.TAG_GRID_PREFIX}{grid}": "yes" for grid in work.grids},
+        **{f"{outcome.TAG_GRID_PREFIX}{grid}": "yes" for grid in grids},
     }
 
 
@@ -161,43 +198,54 @@ def params(cell: Cell) -> dict[str, str]:
 class Writer:
     """Brings one cell's run level with its journal.
 
-    It keeps no lines: what is left to send is read from the journal and its mark each time, so that
-    a worker that goes on, or repeats rounds, sends what an undisturbed one does. Every method may
-    fail to reach MLflow and says so at most once a minute; none raises.
+    It finds or makes the run when MLflow first answers. It keeps no lines: what is left to send is
+    read from the journal and its mark each time, so that a worker that goes on, or repeats rounds,
+    sends what an undisturbed one does. Every method may fail to reach MLflow and says so at most
+    once a minute; none raises for it. Where a lease is given and lost, nothing is sent any more.
     """
 
     uri: str
-    run_id: str
+    experiment: str
+    cell: Cell
+    grids: Sequence[str]
     paths: CellPaths
-    grids: Sequence[str] = ()
+    lease: Lease
     failures: int = 0
     _client: Any = None
+    _run_id: str | None = None
+    _begin: dict[str, str] = field(default_factory=dict)  # tags that are still to be set
     _sent_at: float = 0.0
     _quiet_until: float = 0.0
     _warned_at: float = -1e9
 
-    def begin(self, attempts: int) -> None:
-        """Mark the run as running and send what earlier attempts did not."""
-        if self._try(self._set_running, attempts):
-            self._try(self._send_behind)
+    def begin(self, attempt: int, rows_per_pass: int | None = None) -> None:
+        """Mark the run as running and send what earlier attempts did not.
 
-    def _set_running(self, attempts: int) -> None:
-        self._mlflow().update_run(self.run_id, status="RUNNING")
-        self._tag(outcome.TAG_STATUS, "running")
-        self._tag(outcome.TAG_ATTEMPTS, str(attempts))
+        `rows_per_pass` is told where memory ran out before and it was halved.
+        """
+        self._begin = {outcome.TAG_STATUS: "running", outcome.TAG_ATTEMPTS: str(attempt)}
+        if rows_per_pass is not None:
+            self._begin[outcome.TAG_ROWS_PER_PASS] = str(rows_per_pass)
+        self._try(self._send_behind)
+
+    def run_id(self) -> str:
+        """Of the cell's run; raises where MLflow does not answer."""
+        if self._run_id is None:
+            marked = marked_run(self.paths, self.uri)
+            client = self._mlflow()
+            self._run_id = ensure_run(client, self.experiment, self.cell, self.grids, marked)
+        if self._begin:
+            self._mlflow().update_run(self._run_id, status="RUNNING")
+            for name, value in self._begin.items():
+                self._tag(name, value)
+            self._begin = {}
+        return self._run_id
 
     def write(self, line: dict[str, float]) -> None:
         """A line is in the journal: send if it holds an evaluation, else every ten seconds."""
         due = time.monotonic() - self._sent_at > SECONDS_BETWEEN_WRITES
         if (due or outcome.TEST_PASS in line) and time.monotonic() > self._quiet_until:
             self._try(self._send_behind)
-
-    def level(self, lines: Sequence[Line]) -> None:
-        """Send what lines from `behind` hold, again or for the first time: both come to the same.
-
-        A window that is not whole waits, for the cell may go on with it.
-        """
-        self._try(self._send_lines, lines)
 
     def finish(self, done: dict[str, Any]) -> None:
         """Send the rest and the final numbers; the mark says that nothing is left to send."""
@@ -209,10 +257,8 @@ class Writer:
         self._try(self._close, status, status.lower(), reason)
 
     def _send_behind(self) -> None:
-        self._send_lines(behind(self.paths, self.uri, self.run_id))
-
-    def _send_lines(self, lines: Sequence[Line]) -> None:
-        if lines:
+        """A window that is not whole waits, for the cell may go on with it."""
+        if lines := behind(self.paths, self.uri, self.run_id()):
             self._send(points(lines))
             self._sent_at = time.monotonic()
             self._mark(int(lines[-1]["round"]), None)
@@ -222,7 +268,7 @@ class Writer:
         sent. The last window goes as it is: should the cell go on, the whole one has a later step.
         """
         lines = read_lines(self.paths.journal)
-        rest = behind(self.paths, self.uri, self.run_id)
+        rest = behind(self.paths, self.uri, self.run_id())
         self._send(evaluations(lines) + means(rest, ended=True))
         self._send_finals(done)
         self._mark(int(lines[-1]["round"]), mark_of_done(self.paths))
@@ -236,10 +282,10 @@ class Writer:
     def _close(self, mlflow_status: str, status: str, reason: str) -> None:
         self._tag(outcome.TAG_STATUS, status)
         self._tag(outcome.TAG_STATUS_REASON, redacted(reason)[:2000])
-        self._mlflow().set_terminated(self.run_id, mlflow_status)
+        self._mlflow().set_terminated(self.run_id(), mlflow_status)
 
     def _tag(self, name: str, value: str) -> None:
-        self._mlflow().set_tag(self.run_id, name, value)
+        self._mlflow().set_tag(self._run_id, name, value)
 
     def _send(self, made: Sequence[Point]) -> None:
         from mlflow.entities import Metric
@@ -249,7 +295,7 @@ class Writer:
             for step, name, value in made
         ]
         for i in range(0, len(metrics), METRICS_A_CALL):
-            self._mlflow().log_batch(self.run_id, metrics=metrics[i : i + METRICS_A_CALL])
+            self._mlflow().log_batch(self.run_id(), metrics=metrics[i : i + METRICS_A_CALL])
 
     def _mlflow(self) -> Any:
         self._client = self._client or quiet_client(self.uri)
@@ -258,7 +304,10 @@ class Writer:
     def _try(self, call: Any, *arguments: Any) -> bool:
         """Whether the call went through. Telemetry is the one thing whose failure is swallowed."""
         try:
+            self.lease.check()
             call(*arguments)
+        except (Lost, DamagedError):
+            raise
         except Exception as error:
             self.failures += 1
             now = time.monotonic()
@@ -274,14 +323,18 @@ class Writer:
         return True
 
     def _mark(self, sent: int, done: str | None) -> None:
-        mark = {"place": place(self.uri), "run_id": self.run_id, "round": sent, "done": done}
-        write_json(mark_path(self.paths), {**mark, "grids": sorted(self.grids)})
+        mark = {"place": place(self.uri), "run_id": self.run_id(), "round": sent, "done": done}
+        self.lease.write_json(mark_path(self.paths), {**mark, "grids": sorted(self.grids)})
 
 
-def bring_level(work: Work, paths: CellPaths, uri: str, run_id: str) -> bool:
-    """Send what a done cell's run lacks; True where MLflow took it."""
-    writer = Writer(uri, run_id, paths, work.grids)
-    writer.finish(json.loads(paths.done.read_text(encoding="utf-8")))
+def bring_level(work: Work, paths: CellPaths, uri: str, experiment: str) -> bool:
+    """Send what a done cell's run lacks; True where MLflow took it, or another does it."""
+    try:
+        with held(paths, work.cell.label) as lease:
+            writer = Writer(uri, experiment, work.cell, work.grids, paths, lease)
+            writer.finish(json.loads(paths.done.read_text(encoding="utf-8")))
+    except (Held, Lost):
+        return True
     return writer.failures == 0
 
 

@@ -1,17 +1,20 @@
 """One Tune trial: one cell, trained by `workers.run_cell`, its MLflow run brought level.
 
 A class trainable, so that the cell runs in the worker's main thread, and that one process serves
-many cells: it imports torch and TRL once. One `step` is the whole cell; `run_cell` goes on from
-the cell's own checkpoint, so Tune's checkpoints are not used. A cell that fails leaves
-`failed.json`; unless a person's mistake was the cause, the next cell gets a fresh process.
+many cells: it imports torch and TRL once, and keeps the model that the next cell may want. One
+`step` is the whole cell; `run_cell` goes on from the cell's own checkpoint, so Tune's checkpoints
+are not used. All that a worker does with a cell it does under the cell's lease. After a cell that
+failed, or that left memory behind, the next one gets a fresh process.
 """
 
 from __future__ import annotations
 
-import gc
 import os
-import sys
+import signal
+import time
 import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypedDict
 
@@ -21,10 +24,16 @@ from ray.tune.result import DONE
 
 from grids.cell import Cell
 from grids.errors import InputError
-from grids.outcome import Progress
-from grids.paths import CellPaths, write_json
+from grids.outcome import FAILED, LOST, OUT_OF_MEMORY, PREEMPTED, STOPPED, Progress
+from grids.paths import CellPaths, Store, read_mark
+from orchestrator import attempts
+from orchestrator.attempts import BLIND, HELD, MISTAKE, Ending, Result
+from orchestrator.capture import captured
 from orchestrator.marks import redacted
 from orchestrator.tracking import Writer
+from workers.lease import Held, Lease, Lost, held
+
+LOOK_SECONDS = 1.0  # between looks for a request to leave
 
 
 class Task(TypedDict):
@@ -33,55 +42,148 @@ class Task(TypedDict):
     study: str
     key: str
     cell: str  # Cell.model_dump_json()
-    directory: str
-    shared: str
-    run_id: str
+    store: str
+    store_id: str
+    experiment: str  # MLflow's id of the study
     grids: list[str]
-    attempts: int
+    gpus: float | None  # share of a GPU; None: on the CPU
+    stale: int | None  # epoch of a lease whose holder is dead
+    halved: bool  # rows_per_pass is, since memory ran out
 
 
-class Result(TypedDict):
-    """What a trial answers."""
+class Wish:
+    """Whether somebody wants the worker to leave its cell, and why."""
 
-    status: str  # finished | diverged | failed
-    reason: str
-    broken: bool  # the process is not to be used again
+    def __init__(self, paths: CellPaths, store: Store, study: str) -> None:
+        self._files = (paths.leave, store.study(study).leave)
+        self._looked = 0.0
+        self.why: str | None = None
+
+    def terminate(self, *_: Any) -> None:
+        """Handles SIGTERM: the machine is wanted for something else."""
+        self.why = PREEMPTED
+
+    def look(self) -> bool:
+        """Look for a request, at most once a second."""
+        if self.why is None and time.monotonic() - self._looked > LOOK_SECONDS:
+            self._looked = time.monotonic()
+            for file in self._files:
+                if file.exists():
+                    self.why = (read_mark(file) or {}).get("why", STOPPED)
+        return self.why is not None
 
 
-def train(task: Task, uri: str) -> Result:
-    """Train one cell. Every way in which a cell can fail ends in a `Result`."""
-    paths = CellPaths(Path(task["directory"]))
-    paths.failed.unlink(missing_ok=True)
-    writer = Writer(uri, task["run_id"], paths, task["grids"])
-    writer.begin(task["attempts"])
+class Trial:
+    """One attempt at a cell in this process."""
 
-    def report(progress: Progress) -> None:
-        writer.write(progress.line)
+    def __init__(self, task: Task, uri: str) -> None:
+        from workers.memory import Peak
 
-    try:
+        self.task, self.uri = task, uri
+        self.cell = Cell.model_validate_json(task["cell"])
+        self.store = Store(Path(task["store"]))
+        self.paths = self.store.study(task["study"]).cell(task["key"])
+        self.peak = Peak()
+        self.wish = Wish(self.paths, self.store, task["study"])
+        self.told: dict[str, Any] = {
+            "node": ray.get_runtime_context().get_node_id(), "gpus": task["gpus"],
+            "rows_per_pass": self.cell.rows_per_pass if task["halved"] else None,
+            "from_round": attempts.checkpoint_round(self.paths),
+        }  # fmt: skip
+
+    def about(self) -> dict[str, Any]:
+        """For the lease's beats and the attempt's line."""
+        return self.told | self.peak.read()
+
+    def run(self) -> Result:
+        """Train the cell. Every way in which that can end is a `Result`."""
+        if read_mark(self.store.identity) != {"id": self.task["store_id"]}:
+            return Result(how=BLIND, reason=self._blind())
+        self.peak.reset()
+        try:
+            with held(self.paths, self.cell.label, self.about, self.task["stale"]) as lease:
+                with captured(self.paths.log):
+                    return self._train(lease)
+        except Held as error:
+            return Result(how=HELD, reason=str(error))
+        except Lost as error:
+            return Result(how=LOST, reason=str(error))
+
+    def _train(self, lease: Lease) -> Result:
+        attempts.note_lost(lease)
+        lease.discard(self.paths.failed)
+        writer = Writer(
+            self.uri, self.task["experiment"], self.cell, self.task["grids"], self.paths, lease
+        )
+        writer.begin(lease.epoch, self.cell.rows_per_pass if self.task["halved"] else None)
+
+        def report(progress: Progress) -> bool:
+            lease.check()
+            writer.write(progress.line)
+            return self.wish.look()
+
+        try:
+            done = self._run_cell(lease, report)
+        except Lost:
+            raise
+        except Exception as error:
+            return self._failed(error, lease, writer)
+        if done is None:
+            return self._left(lease, writer)
+        writer.finish(done)
+        return self._ended(Ending(done["status"], done.get("reason") or ""), lease)
+
+    def _run_cell(self, lease: Lease, report: Any) -> dict[str, Any] | None:
+        from workers import memory
         from workers.run import run_cell
 
-        cell = Cell.model_validate_json(task["cell"])
-        done = run_cell(cell, paths.directory, report, shared=Path(task["shared"]))
-    except Exception as error:
-        return _failed(error, task, paths, writer)
-    paths.failed.unlink(missing_ok=True)
-    writer.finish(done)
-    return Result(status=done["status"], reason=done.get("reason") or "", broken=False)
+        memory.fence(self.task["gpus"])
+        with terminating(self.wish):
+            return run_cell(
+                self.cell, self.paths.directory, report,
+                self.store.study(self.task["study"]).shared, lease,
+            )  # fmt: skip
+
+    def _failed(self, error: Exception, lease: Lease, writer: Writer) -> Result:
+        from workers import memory
+
+        mended = isinstance(error, InputError)  # its text is the whole message
+        told = redacted(error if mended else f"{type(error).__name__}: {error}")
+        how = OUT_OF_MEMORY if memory.is_out_of_memory(error) else FAILED
+        ending = Ending(how, told, redacted(traceback.format_exc()))
+        result = self._ended(ending, lease)
+        attempts.mark_failed(lease, self.cell.key, ending)
+        writer.end("FAILED", told.splitlines()[0] if told else type(error).__name__)
+        return Result(how=MISTAKE if mended else result["how"], reason=told)
+
+    def _left(self, lease: Lease, writer: Writer) -> Result:
+        why = self.wish.why or STOPPED
+        if why == PREEMPTED:
+            lease.discard(self.paths.leave)  # whoever gets the cell next is not meant
+        writer.end("KILLED", why)
+        return self._ended(Ending(why), lease)
+
+    def _ended(self, ending: Ending, lease: Lease) -> Result:
+        attempts.note(lease, Ending(ending.how, ending.reason, told=self.about()))
+        return Result(how=ending.how, reason=ending.reason)
+
+    def _blind(self) -> str:
+        import socket
+
+        return (
+            f"host {socket.gethostname()} does not see the store {self.store.root}: the folder is "
+            "absent there, or another; share it between all hosts of the cluster under one path"
+        )
 
 
-def _failed(error: Exception, task: Task, paths: CellPaths, writer: Writer) -> Result:
-    mended = isinstance(error, InputError)  # its text is the whole message
-    told = redacted(error if mended else f"{type(error).__name__}: {error}")
-    note_failure(paths, task["key"], told, redacted(traceback.format_exc()), task["attempts"])
-    writer.end("FAILED", told.splitlines()[0] if told else type(error).__name__)
-    return Result(status="failed", reason=told, broken=not mended)
-
-
-def note_failure(paths: CellPaths, key: str, error: str, trace: str, attempts: int) -> None:
-    """Leave `failed.json`: the next run tries the cell again."""
-    content = {"key": key, "error": error, "traceback": trace, "attempts": attempts}
-    write_json(paths.failed, content)
+@contextmanager
+def terminating(wish: Wish) -> Iterator[None]:
+    """Within it SIGTERM asks the cell to leave; after a checkpoint."""
+    before = signal.signal(signal.SIGTERM, wish.terminate)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 class CellTrial(tune.Trainable):
@@ -94,24 +196,22 @@ class CellTrial(tune.Trainable):
         os.environ.update(env or {})
         self._task: Task = config["task"]
         self._uri = uri
+        self._spent = False  # this process is not to be used again
 
     def step(self) -> dict[str, Any]:
-        result = train(self._task, self._uri)
-        if result["broken"]:
-            # A failed CUDA context or half-changed library must not reach the next cell.
-            # `failed.json` is written: the driver finds the reason there.
-            ray.actor.exit_actor()
+        from workers import warm
+
+        trial = Trial(self._task, self._uri)
+        result = trial.run()
+        if result["how"] in (FAILED, OUT_OF_MEMORY, LOST):
+            # A failed CUDA context or a half-changed library must not reach the next cell.
+            warm.forget()
+            self._spent = True
+        else:
+            self._spent = warm.leaked(trial.cell)
         return {**result, "key": self._task["key"], DONE: True}
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
+        """False ends the process; the driver gives the cell to another."""
         self._task = new_config["task"]
-        _tidy()
-        return True
-
-
-def _tidy() -> None:
-    """Give back what the last cell held, so that the next one finds the memory free."""
-    gc.collect()
-    torch = sys.modules.get("torch")
-    if torch is not None and torch.cuda.is_available():
-        torch.cuda.empty_cache()
+        return not self._spent

@@ -16,6 +16,7 @@ os.environ.update(
     TRL_EXPERIMENTAL_SILENCE="1",
     RAY_AUTH_MODE="disabled",
     MLFLOW_DISABLE_TELEMETRY="true",
+    BANDITGRID_PATIENCE_SECONDS="0",  # tests that wait for a disk say so
 )
 
 ROOT = Path(__file__).resolve().parent.parent

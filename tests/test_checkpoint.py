@@ -19,7 +19,7 @@ from grids.cell import Cell
 from grids.errors import InputError
 from grids.paths import CellPaths
 from tests.kills import Attempt, Child, Inside, assert_equal, finish, kill, same, start
-from workers import checkpoint
+from workers import checkpoint, lease
 from workers.groups import RunningBaselines
 from workers.replay import ReplayBuffer, Rollout
 
@@ -31,7 +31,7 @@ SETTINGS = {
     "eval": {"every": 2, "test_questions": 16, "train_questions": 8},
 }  # fmt: skip
 FILES = ("model.safetensors", "optimizer.pt", "memory.pt", "state.json")
-LATER = Inside("workers.journal:_append", "after", call=6, about="journal.jsonl")
+LATER = Inside("workers.lease:Lease.append", "after", call=6, about="journal.jsonl")
 
 
 @pytest.fixture(scope="module")
@@ -145,7 +145,7 @@ def test_the_first_checkpoint_that_cannot_be_written_says_that_there_is_none(cel
     child = start(Attempt([(cell, tmp_path)], largest=100_000))
     folder = CellPaths(tmp_path).checkpoint
     assert_not_written(child, folder / "000000", "there is none before it")
-    assert names(tmp_path) == []
+    assert not CellPaths(tmp_path).checkpoint.exists()
 
 
 @pytest.fixture
@@ -199,9 +199,11 @@ def test_replay_baselines_and_optimiser_survive_a_checkpoint(tmp_path, tokens, r
     models[0](torch.tensor([[1, 2, 3]])).logits.square().sum().backward()
     optimizers[0].step()
     memory = {"replay": buffer.state(), "baselines": baselines.state()}
-    checkpoint.save(tmp_path, 7, "a cell", models[0], optimizers[0], memory)
+    held = lease.acquire(CellPaths(tmp_path), "a cell")
+    checkpoint.save(held, 7, "a cell", models[0], optimizers[0], memory)
+    held.release()
 
-    found = checkpoint.latest(tmp_path, "a cell")
+    found = checkpoint.latest(held.paths.checkpoint, "a cell")
     assert found is not None and found.round == 7
     checkpoint.restore(found, models[1], optimizers[1])
     again.load(found.memory["replay"])

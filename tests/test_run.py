@@ -10,7 +10,7 @@ from grids import outcome
 from grids.errors import InputError
 from grids.outcome import OUTCOME_COLUMNS, Progress
 from grids.paths import CellPaths, read_json, read_lines
-from workers import checkpoint
+from workers import checkpoint, lease
 from workers.evaluate import Evaluated
 from workers.run import _Run, run_cell
 
@@ -178,13 +178,10 @@ def test_keep_none_leaves_no_weights_and_says_so_when_they_are_wanted(tiny, tmp_
 
 
 def test_two_processes_never_train_one_cell(tiny, tmp_path, shared):
-    import fcntl
-
-    tmp_path.joinpath(".lock").touch()
-    with (tmp_path / ".lock").open("w") as other:
-        fcntl.flock(other, fcntl.LOCK_EX)
-        with pytest.raises(InputError, match="another process is training this cell"):
-            run_cell(tiny(), tmp_path, quiet, shared)
+    other = lease.acquire(CellPaths(tmp_path), "the cell")
+    with pytest.raises(lease.Held, match="another process is training this cell"):
+        run_cell(tiny(), tmp_path, quiet, shared)
+    other.release()
     assert not (tmp_path / "journal.jsonl").exists()
 
 
@@ -196,7 +193,8 @@ def test_a_fall_below_a_tenth_of_the_base_is_a_breakdown_unless_it_may_be_chance
     tiny, tmp_path, questions, base, now, breaks
 ):
     cell = tiny(eval={"test_questions": questions})
-    run = _Run(cell, CellPaths(tmp_path), quiet, tmp_path / "shared")
+    with lease.held(CellPaths(tmp_path), cell.label) as held:
+        run = _Run(cell, held, quiet, tmp_path / "shared")
     run.base = Evaluated([], {outcome.TEST_PASS: base})
     assert bool(run._collapsed(Evaluated([], {outcome.TEST_PASS: now}))) is breaks
 

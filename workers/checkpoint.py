@@ -22,6 +22,7 @@ from safetensors.torch import load_file
 
 from grids.errors import InputError
 from grids.paths import read_json, write_json
+from workers.lease import Lease
 
 logger = logging.getLogger(__name__)
 
@@ -92,18 +93,33 @@ def _read(folder: Path, key: str) -> Checkpoint:
 
 
 def save(
-    directory: Path, round: int, key: str, model: Any, optimizer: Any, memory: dict[str, Any]
+    lease: Lease, round: int, key: str, model: Any, optimizer: Any, memory: dict[str, Any]
 ) -> None:
-    """Write the checkpoint of a round and take away all but the last two.
+    """Write the checkpoint of a round, under the cell's lease, and take away all but the last two.
 
     Raises `OSError`, naming the folder and what is still there, where it cannot be written (a full
     disk): nothing is left of it, and the checkpoints before it are as they were.
     """
-    folder = directory / f"{round:06d}"
-    scratch = directory / f".{folder.name}"
-    shutil.rmtree(scratch, ignore_errors=True)
+    folder = lease.paths.checkpoint / f"{round:06d}"
+
+    def attempt() -> None:
+        made = lease.scratch(folder.name)
+        _write(made, folder, round, key, model, optimizer, memory)
+        folder.parent.mkdir(exist_ok=True)
+        lease.discard(folder)
+        lease.put(made, folder)
+
+    lease.patiently(attempt, folder)
+    prune(lease, KEPT)
+
+
+def _write(
+    scratch: Path, folder: Path, round: int, key: str, model: Any, optimizer: Any,
+    memory: dict[str, Any],
+) -> None:  # fmt: skip
+    """All files of what will be `folder`, on the disk itself."""
     try:
-        scratch.mkdir(parents=True)
+        scratch.mkdir()
         model.save_pretrained(scratch, safe_serialization=True)
         torch.save(optimizer.state_dict(), scratch / OPTIMIZER)
         torch.save(memory, scratch / MEMORY)
@@ -111,10 +127,9 @@ def save(
         _sync(scratch)
     except WRITING as error:  # torch and safetensors have exceptions of their own for a full disk
         shutil.rmtree(scratch, ignore_errors=True)
+        if isinstance(error, FileNotFoundError):
+            raise  # the lease is gone, not space
         raise OSError(_not_written(folder, error)) from error
-    shutil.rmtree(folder, ignore_errors=True)
-    scratch.rename(folder)
-    prune(directory, KEPT)
 
 
 def _sync(folder: Path) -> None:
@@ -136,26 +151,32 @@ def _not_written(folder: Path, error: Exception) -> str:
     )
 
 
-def prune(directory: Path, kept: int, after: int | None = None) -> None:
+def prune(lease: Lease, kept: int, after: int | None = None) -> None:
     """Take away all but the newest `kept`, and all of rounds later than `after`."""
-    folders = _complete(directory)
+    folders = _complete(lease.paths.checkpoint)
     late = [f for f in folders if after is not None and int(f.name) > after]
     early = [f for f in folders if f not in late]
     for folder in [*late, *early[: max(0, len(early) - kept)]]:
-        shutil.rmtree(folder, ignore_errors=True)
+        lease.discard(folder)
 
 
-def exists(directory: Path) -> bool:
-    """Whether there is a complete checkpoint."""
-    return bool(_complete(directory))
+def newest(directory: Path) -> int | None:
+    """The round of the newest complete checkpoint; None where there is none."""
+    folders = _complete(directory)
+    return int(folders[-1].name) if folders else None
 
 
-def sweep(directory: Path) -> None:
-    """Take away what killed attempts left of checkpoints that they wrote or took away."""
-    whole = set(_complete(directory))
-    for folder in directory.glob("*"):
+def count(directory: Path) -> int:
+    """How many complete checkpoints there are."""
+    return len(_complete(directory))
+
+
+def sweep(lease: Lease) -> None:
+    """Take away what is no complete checkpoint, such as a copy that somebody broke off."""
+    whole = set(_complete(lease.paths.checkpoint))
+    for folder in lease.paths.checkpoint.glob("*"):
         if folder not in whole:
-            shutil.rmtree(folder, ignore_errors=True)
+            lease.discard(folder)
 
 
 def restore(checkpoint: Checkpoint, model: Any, optimizer: Any) -> None:

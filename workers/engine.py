@@ -18,11 +18,9 @@ from torch import Tensor
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
 
 from grids.cell import Cell
+from workers.footprint import CACHE_BYTES, GENERATION_ROWS
 from workers.models import Policy
 from workers.passes import left_padded
-
-# Memory for keys and values of one generation pass, bytes.
-CACHE_BYTES = 2 << 30
 
 
 @dataclass(frozen=True)
@@ -58,7 +56,7 @@ class TransformersEngine:
     def __init__(self, policy: Policy, cell: Cell) -> None:
         self.policy = policy
         self.precision = cell.precision
-        self.width = max(1, min(1024, CACHE_BYTES // self._row_bytes(cell)))
+        self.width = max(1, min(GENERATION_ROWS, CACHE_BYTES // self._row_bytes(cell)))
 
     def generate(
         self,

@@ -8,7 +8,6 @@ out names of files and metrics (`grids.outcome`) and sending them anywhere (the 
 from __future__ import annotations
 
 import json
-import os
 import socket
 from collections.abc import Iterable
 from pathlib import Path
@@ -18,7 +17,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from grids.outcome import OUTCOME_COLUMNS
-from grids.paths import CellPaths, read_lines, replace_text, scratch
+from grids.paths import read_lines
+from workers.lease import Lease
 
 _SCHEMA = pa.schema(
     [
@@ -31,46 +31,55 @@ _SCHEMA = pa.schema(
 
 
 class Journal:
-    """Writes the line-by-line files of one cell."""
+    """Writes the line-by-line files of one cell, under its lease."""
 
-    def __init__(self, paths: CellPaths) -> None:
-        self.paths = paths
+    def __init__(self, lease: Lease) -> None:
+        self.lease, self.paths = lease, lease.paths
 
     def rounds(self) -> list[dict[str, Any]]:
         """The lines so far; a half-written last line is not one."""
         return read_lines(self.paths.journal)
 
     def cut_back(self, last_round: int) -> None:
-        """Drop all lines of later rounds, for they will be written again."""
+        """Drop all lines of later rounds, for they will be written again.
+
+        The files are new ones, where there is nothing to drop too: a former holder of the lease may
+        still have the old ones open.
+        """
         for path in (self.paths.journal, self.paths.timings, self.paths.samples):
             kept = [line for line in read_lines(path) if line["round"] <= last_round]
-            replace_text(path, "".join(map(_line, kept)))
+            self.lease.replace_text(path, "".join(map(_line, kept)))
 
     def strip_scores(self) -> None:
         """Take the scores of all rounds away, for they are of another evaluation."""
         lines = [{k: v for k, v in line.items() if not is_evaluation(k)} for line in self.rounds()]
-        replace_text(self.paths.journal, "".join(map(_line, lines)))
+        self.lease.replace_text(self.paths.journal, "".join(map(_line, lines)))
 
     def score(self, round: int, scores: dict[str, float]) -> None:
         """Put scores into the line of a round that is already written."""
         lines = [line | (scores if line["round"] == round else {}) for line in self.rounds()]
-        replace_text(self.paths.journal, "".join(_line(_ordered(line)) for line in lines))
+        self.lease.replace_text(
+            self.paths.journal, "".join(_line(_ordered(line)) for line in lines)
+        )
 
     def write(self, round: int, metrics: dict[str, float]) -> dict[str, Any]:
         """Append a round's line, on disk when this returns."""
         line = _ordered({"round": round} | metrics)
-        _append(self.paths.journal, [line], durable=True)
+        self._append(self.paths.journal, [line], durable=True)
         return line
 
     def time(self, number: int, seconds: dict[str, float], attempt: int) -> None:
         """Append a round's seconds by phase, to the millisecond."""
         rounded = {name: round(value, 3) for name, value in seconds.items()}
         line = {"round": number, "host": socket.gethostname(), "attempt": attempt}
-        _append(self.paths.timings, [line | {"seconds": rounded}])
+        self._append(self.paths.timings, [line | {"seconds": rounded}])
 
     def show(self, samples: Iterable[dict[str, Any]]) -> None:
         """Append samples for people to read."""
-        _append(self.paths.samples, samples)
+        self._append(self.paths.samples, samples)
+
+    def _append(self, path: Path, lines: Iterable[dict[str, Any]], durable: bool = False) -> None:
+        self.lease.append(path, map(_line, lines), durable)
 
 
 def is_evaluation(metric: str) -> bool:
@@ -79,11 +88,9 @@ def is_evaluation(metric: str) -> bool:
 
 
 def write_outcomes(path: Path, rows: list[dict[str, Any]]) -> None:
-    """Write graded answers as parquet: a reader sees the old file or the new, never a part."""
+    """Write graded answers as parquet."""
     columns = {name: [row[name] for row in rows] for name in OUTCOME_COLUMNS}
-    made = scratch(path)
-    pq.write_table(pa.table(columns, schema=_SCHEMA), made, compression="zstd")
-    os.replace(made, path)
+    pq.write_table(pa.table(columns, schema=_SCHEMA), path, compression="zstd")
 
 
 def read_outcomes(path: Path) -> list[dict[str, Any]]:
@@ -99,11 +106,3 @@ def _ordered(line: dict[str, Any]) -> dict[str, Any]:
 
 def _line(content: dict[str, Any]) -> str:
     return json.dumps(content, ensure_ascii=True) + "\n"
-
-
-def _append(path: Path, lines: Iterable[dict[str, Any]], durable: bool = False) -> None:
-    with path.open("a", encoding="utf-8") as file:
-        file.writelines(map(_line, lines))
-        file.flush()
-        if durable:
-            os.fsync(file.fileno())

@@ -1,12 +1,13 @@
 """A cell's base model and tokenizer, in float32, from a local folder or the hub.
 
-Never runs a model's own code. Leaves out generation (`engine.py`) and training (`trainer.py`).
+Never runs a model's own code. Leaves out generation (`engine.py`), training (`trainer.py`) and what
+is kept of a model for the next cell (`warm.py`).
 """
 
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -75,7 +76,12 @@ def load_tokenizer(folder: Path) -> Any:
 
 
 def load_policy(cell: Cell) -> Policy:
-    """The base model of a cell, float32, with a neutral generation config.
+    """The base model of a cell, ready to be trained where this machine trains."""
+    return placed(load_base(cell.model_spec))
+
+
+def load_base(spec: ModelSpec) -> Policy:
+    """A base model on the CPU, float32, with a neutral generation config.
 
     transformers fills what a call leaves unset from the model's own generation config (Qwen2.5's
     repetition penalty among it): so all of that is taken away but the tokens that end a response.
@@ -83,7 +89,7 @@ def load_policy(cell: Cell) -> Policy:
     import torch
     from transformers import AutoModelForCausalLM, GenerationConfig
 
-    folder = model_folder(cell.model_spec)
+    folder = model_folder(spec)
     tokenizer = load_tokenizer(folder)
     model = AutoModelForCausalLM.from_pretrained(
         folder, dtype=torch.float32, trust_remote_code=False, use_safetensors=True
@@ -93,8 +99,15 @@ def load_policy(cell: Cell) -> Policy:
         eos_token_id=list(stop_ids), pad_token_id=tokenizer.pad_token_id
     )
     model.config.pad_token_id = tokenizer.pad_token_id
+    return Policy(model, tokenizer, stop_ids, folder)
+
+
+def placed(policy: Policy) -> Policy:
+    """The policy with its weights on the GPU, where there is one; they are moved, not copied."""
+    import torch
+
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    return Policy(model.to(device), tokenizer, stop_ids, folder)
+    return replace(policy, model=policy.model.to(device))
 
 
 def _stop_ids(model: Any, tokenizer: Any) -> tuple[int, ...]:

@@ -15,11 +15,8 @@ import torch
 from torch import Tensor
 
 from grids.cell import Cell
+from workers.footprint import PASS_TOKENS, WIDER_WITHOUT_GRADIENT
 from workers.losses import AGGREGATIONS
-
-# Tokens in one forward and backward pass; one without gradient keeps no activations and takes more.
-PASS_TOKENS = 8192
-WIDER_WITHOUT_GRADIENT = 4
 
 
 @dataclass(frozen=True)

@@ -1,16 +1,16 @@
 """run_cell: one cell -> one trained policy and its outcomes. The only door to the workers.
 
 May be stopped anywhere and called again: it goes on from its checkpoint, and the journal and the
-weights come out as those of an uninterrupted run. Leaves out scheduling, leases and MLflow.
+weights come out as those of an uninterrupted run. Leaves out scheduling and MLflow.
 """
 
 from __future__ import annotations
 
 import math
-import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from transformers import PrinterCallback, TrainerCallback
@@ -19,13 +19,14 @@ from transformers.utils import logging as transformers_logging
 from grids import outcome
 from grids.cell import Cell
 from grids.outcome import Progress
-from grids.paths import CellPaths, read_mark, write_json
-from workers import checkpoint, claim
-from workers.data import Questions, load_questions, prepare
+from grids.paths import CellPaths, read_mark
+from workers import checkpoint, claim, warm
+from workers.data import Questions
 from workers.engine import TransformersEngine
 from workers.evaluate import Evaluated, Evaluator, Rows
 from workers.journal import Journal, is_evaluation, read_outcomes, write_outcomes
-from workers.models import Policy, check_context, load_policy
+from workers.lease import Lease, held
+from workers.models import Policy, check_context
 from workers.provenance import provenance
 from workers.sampling import prompt_stream
 from workers.trainer import BanditTrainer
@@ -41,69 +42,82 @@ COLLAPSE_FROM = 20
 # Answers kept for people to read at each evaluation.
 SHOWN = 4
 
-Report = Callable[[Progress], None]
+Report = Callable[[Progress], bool | None]
 
 
 def run_cell(
-    cell: Cell, directory: Path, report: Report, shared: Path | None = None
-) -> dict[str, Any]:
+    cell: Cell, directory: Path, report: Report, shared: Path | None = None,
+    lease: Lease | None = None,
+) -> dict[str, Any] | None:  # fmt: skip
     """Train and evaluate a cell, or go on with it, or do nothing where it is done.
 
     Args:
         cell: what to train.
         directory: the cell's own; `grids.outcome` names its files.
-        report: called after each round's journal line is on disk.
+        report: called after each round's journal line is on disk; where it answers True, the cell
+            saves a checkpoint and is left.
         shared: folder of base evaluations that cells share; None: this cell's alone.
+        lease: the caller's, on this directory; None: one is taken and released here.
 
     Returns:
-        The content of done.json.
+        The content of done.json; None where the cell was left before its end.
 
     Raises:
-        InputError: for what a person can mend (no such model, wrong columns, ...).
+        InputError: for what a person can mend (no such model, wrong columns, ...). `Held`, one of
+            them, where another worker has the cell.
+        Lost: another worker took the cell over; nothing was written after that.
     """
     paths = CellPaths(Path(directory))
+    if lease is None:
+        if (mark := claim.done(cell, paths)) is not None and claim.is_tidy(cell, paths):
+            return mark
+        with held(paths, cell.label) as own:
+            return run_cell(cell, directory, report, shared, own)
     if (mark := claim.done(cell, paths)) is not None:
-        claim.leave(cell, paths)  # where a kill came between the mark and this
+        claim.leave(cell, lease)  # where a kill came between the mark and this
         return mark
+    claim.take(cell, lease)
     transformers_logging.disable_progress_bar()
-    with claim.claimed(cell, paths):
-        return _Run(cell, paths, report, shared or paths.directory / "shared").go()
+    return _Run(cell, lease, report, shared or paths.directory / "shared").go()
 
 
 class _Run:
     """One attempt at a cell."""
 
-    def __init__(self, cell: Cell, paths: CellPaths, report: Report, shared: Path) -> None:
-        self.cell, self.paths, self.report, self.shared = cell, paths, report, shared
-        self.journal = Journal(paths)
-        self.policy: Policy = load_policy(cell)
+    def __init__(self, cell: Cell, lease: Lease, report: Report, shared: Path) -> None:
+        self.cell, self.lease, self.report, self.shared = cell, lease, report, shared
+        self.paths = lease.paths
+        self.journal = Journal(lease)
+        self.policy: Policy = warm.policy(cell)
         check_context(cell, self.policy.folder)
-        loaded = load_questions(cell.dataset_spec)
-        self.questions: Questions = prepare(loaded, cell, self.policy.tokenizer)
+        self.questions: Questions = warm.questions(cell, self.policy)
         self.engine = TransformersEngine(self.policy, cell)
         self.evaluator = Evaluator(cell, self.questions, self.engine)
-        self.attempt = int((read_mark(paths.provenance) or {}).get("attempt", 0)) + 1
         self.start = 0
         self.save_seconds = 0.0
         self.last: Evaluated | None = None
         self.diverged: tuple[int, str] | None = None
-        write_json(paths.provenance, provenance(self.questions.notes) | {"attempt": self.attempt})
+        self.left = False
+        self.asked_to_leave = False
+        found = provenance(self.questions.notes) | {"attempt": lease.epoch}
+        lease.write_json(self.paths.provenance, found)
 
-    def go(self) -> dict[str, Any]:
+    def go(self) -> dict[str, Any] | None:
         """Base evaluation, the rounds that are left, final evaluation, done.json."""
         self.base = self._base()
         found = checkpoint.latest(self.paths.checkpoint, self.cell.key)
         self.start = found.round if found else 0
         claim.refuse_a_shorter_run(self.cell, self.paths, self.start)
         self.journal.cut_back(self.start if found else -1)
-        checkpoint.prune(self.paths.checkpoint, checkpoint.KEPT, after=self.start)
-        with tempfile.TemporaryDirectory(prefix=claim.SCRATCH, dir=self.paths.directory) as scratch:
+        checkpoint.prune(self.lease, checkpoint.KEPT, after=self.start)
+        with TemporaryDirectory(dir=self.lease.folder, ignore_cleanup_errors=True) as scratch:
             trainer = self._trainer(found, scratch)
             self._begin(trainer)
             self._catch_up()
-            if self.start < self.cell.rounds:
+            self.left = self.asked_to_leave and self.start < self.cell.rounds
+            if self.start < self.cell.rounds and not self.left:
                 trainer.train()
-        return self._finish()
+        return None if self.left else self._finish()
 
     def _trainer(self, found: checkpoint.Checkpoint | None, scratch: str) -> BanditTrainer:
         trainer = BanditTrainer(
@@ -142,7 +156,7 @@ class _Run:
         line = self.journal.rounds()[-1]
         if self.start and due and outcome.TEST_PASS not in line:
             self.last = self._due_evaluation(self.start, self.start == self.cell.rounds)
-            write_outcomes(self.paths.outcomes, self.base.rows + self.last.rows)
+            self._write_outcomes(self.last)
             self.journal.score(self.start, self.last.metrics)  # last: it says that both are there
 
     # ---- evaluations
@@ -154,9 +168,15 @@ class _Run:
             return Evaluated(read_outcomes(folder / outcome.OUTCOMES_FILE), kept)
         evaluated = self._evaluate("base", 0, seed=None)
         folder.mkdir(parents=True, exist_ok=True)
-        write_outcomes(folder / outcome.OUTCOMES_FILE, evaluated.rows)
-        write_json(folder / "metrics.json", evaluated.metrics)
+        rows = folder / outcome.OUTCOMES_FILE
+        self.lease.make(rows, lambda made: write_outcomes(made, evaluated.rows))
+        self.lease.write_json(folder / "metrics.json", evaluated.metrics)
         return evaluated
+
+    def _write_outcomes(self, last: Evaluated | None) -> None:
+        """The base's answers and the newest."""
+        rows = self.base.rows + (last.rows if last else [])
+        self.lease.make(self.paths.outcomes, lambda made: write_outcomes(made, rows))
 
     def _evaluate(self, phase: str, round: int, seed: int | None) -> Evaluated:
         """Greedy, and sampled where the grid asks."""
@@ -185,15 +205,16 @@ class _Run:
             self.last = self._due_evaluation(made.number, last)
             metrics |= self.last.metrics
             broken = self._collapsed(self.last)
-            write_outcomes(self.paths.outcomes, self.base.rows + self.last.rows)
+            self._write_outcomes(self.last)
             self._show(made.number, made.rollouts)
         made.seconds["evaluate"] = time.perf_counter() - began
         self._write_line(made.number, metrics, trainer)
         if broken:
             self.diverged = (made.number, broken)
             return False
-        self._save(trainer, made.number, due)
-        return True
+        self.left = self.asked_to_leave and not last
+        self._save(trainer, made.number, due or self.left)
+        return not self.left
 
     def _due_evaluation(self, round: int, last: bool) -> Evaluated:
         if last:
@@ -212,8 +233,9 @@ class _Run:
     ) -> None:
         line = self.journal.write(round, metrics)
         if trainer is not None:
-            self.journal.time(round, trainer.round.seconds, self.attempt)
-        self.report(Progress(round, self.cell.rounds, line, self._seconds_left(round)))
+            self.journal.time(round, trainer.round.seconds, self.lease.epoch)
+        told = self.report(Progress(round, self.cell.rounds, line, self._seconds_left(round)))
+        self.asked_to_leave |= bool(told)
 
     def _seconds_left(self, round: int) -> float | None:
         made = round - self.start
@@ -225,10 +247,9 @@ class _Run:
         began = time.monotonic()
         wait = max(CHECKPOINT_SECONDS, self.save_seconds / CHECKPOINT_SHARE)
         if due or began - self.saved_at > wait:
-            checkpoint.save(
-                self.paths.checkpoint, round, self.cell.key, self.policy.model,
-                trainer.optimizer, trainer.memory(),
-            )  # fmt: skip
+            memory = trainer.memory()
+            model, optimizer = self.policy.model, trainer.optimizer
+            checkpoint.save(self.lease, round, self.cell.key, model, optimizer, memory)
             self.saved_at = time.monotonic()
             self.save_seconds = self.saved_at - began
 
@@ -252,7 +273,7 @@ class _Run:
         lines = self.journal.rounds()
         evaluated = [line for line in lines if outcome.TEST_PASS in line]
         if not self.paths.outcomes.exists():  # it broke down before its first evaluation
-            write_outcomes(self.paths.outcomes, self.base.rows)
+            self._write_outcomes(None)
         done = {
             "key": self.cell.key,
             "eval_key": self.cell.eval_key,
@@ -266,8 +287,8 @@ class _Run:
             "updates": int(sum(line.get(outcome.UPDATES, 0) for line in lines)),
             "notes": list(self.questions.notes),
         }
-        write_json(self.paths.done, done)
-        claim.leave(self.cell, self.paths)
+        self.lease.write_json(self.paths.done, done)
+        claim.leave(self.cell, self.lease)
         return done
 
 

@@ -32,7 +32,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 ENGINE, TRAINER, PASSES = "workers.engine:", "workers.trainer:", "workers.pass_trainer:PassTrainer."
 JOURNAL, CHECKPOINT, RUN = "workers.journal:", "workers.checkpoint:", "workers.run:"
-REPLACE = "grids.paths:os.replace"
+PUT, WRITE, APPEND = (f"workers.lease:Lease.{name}" for name in ("put", "write_json", "append"))
 TRAINED = {"replay": 2, "replay_mode": "train", "advantage": "grpo"}
 
 
@@ -59,15 +59,15 @@ KINDS = {
         [
             Inside(ENGINE + "TransformersEngine._pass", "after"),  # half of the base evaluation
             Inside(JOURNAL + "pq.write_table", "half"),
-            Inside(RUN + "write_json", about="metrics.json"),  # the base's rows have no mark yet
-            Inside(RUN + "write_json", "after", about="metrics.json"),
+            Inside(WRITE, about="metrics.json"),  # the base's rows have no mark yet
+            Inside(WRITE, "after", about="metrics.json"),
             Inside(ENGINE + "Inversion.__call__", call=30),
-            Inside(JOURNAL + "_append", "half", call=2, about="journal.jsonl"),
-            Inside(JOURNAL + "_append", "half", about="samples.jsonl"),
+            Inside(APPEND, "half", call=2, about="journal.jsonl"),
+            Inside(APPEND, "half", about="samples.jsonl"),
             Inside(CHECKPOINT + "_sync", "after", call=2),
             *at_random("raw", 2),
             Inside("workers.evaluate:Evaluator.sampled", "after"),  # the final evaluation
-            Inside(RUN + "write_json", about="done.json"),
+            Inside(WRITE, about="done.json"),
         ],
     ),
     "grpo": Kind(
@@ -80,9 +80,9 @@ KINDS = {
             Inside(RUN + "write_outcomes"),
             Inside(JOURNAL + "pq.write_table", "half"),
             Inside(RUN + "write_outcomes", "after"),
-            Inside(JOURNAL + "_append", "half", call=3, about="journal.jsonl"),
-            Inside(CHECKPOINT + "Path.rename", about=".000006"),
-            Inside(CHECKPOINT + "Path.rename", "after", about=".000006"),
+            Inside(APPEND, "half", call=3, about="journal.jsonl"),
+            Inside(PUT, about="checkpoint/000006"),
+            Inside(PUT, "after", about="checkpoint/000006"),
             *at_random("grpo", 3),
         ],
         often=False,
@@ -108,11 +108,11 @@ KINDS = {
             Inside(TRAINER + "ReplayBuffer.add", "after"),  # drawn, and nowhere but in memory
             Inside(RUN + "_Run._save"),  # round 0 has its line and no checkpoint
             Inside(CHECKPOINT + "torch.save", "half", about="memory.pt"),
-            Inside(CHECKPOINT + "Path.rename", "after", about=".000000"),
+            Inside(PUT, "after", about="checkpoint/000000"),
             Inside(CHECKPOINT + "torch.save", "half", call=2, about="memory.pt"),
             Inside(TRAINER + "BanditTrainer.recall", "after"),  # in the attempt that resumes
-            Inside(REPLACE, about="journal.jsonl"),
-            Inside(REPLACE, "after", about="journal.jsonl"),
+            Inside(PUT, about="journal.jsonl"),
+            Inside(PUT, "after", about="journal.jsonl"),
             *at_random("filled", 3),
         ],
     ),
@@ -133,7 +133,7 @@ KINDS = {
             Inside("workers.evaluate:Evaluator.greedy"),
             Inside("workers.evaluate:Evaluator.greedy", "after", call=2),
             *at_random("ema", 2),
-            Inside(REPLACE, about="done.json"),
+            Inside(PUT, about="done.json"),
         ],
         often=False,
     ),
@@ -143,7 +143,7 @@ KINDS = {
             Inside(PASSES + "_get_grad_norm", "after", call=5),
             Inside(RUN + "_Run._collapsed", "after", call=2),
             Inside(RUN + "_Run._finish"),
-            Inside(REPLACE, "after", about="done.json"),
+            Inside(PUT, "after", about="done.json"),
         ],
         often=False,
     ),
@@ -194,7 +194,7 @@ def test_a_longer_run_that_is_killed_equals_one_that_was_not(build, tmp_path):
     short, long = build(rounds=5, **TRAINED), build(rounds=10, **TRAINED)
     for name in ("whole", "killed"):
         finish(short, tmp_path / name)
-    stops = [Inside(REPLACE, about="journal.jsonl"), *at_random("going on", 3)]
+    stops = [Inside(PUT, about="journal.jsonl"), *at_random("going on", 3)]
     killed_at(long, tmp_path / "killed", "going on", stops)
     for name in ("whole", "killed"):
         finish(long, tmp_path / name)
@@ -205,11 +205,11 @@ def test_a_longer_run_that_is_killed_equals_one_that_was_not(build, tmp_path):
 RESCORED = [
     Inside(JOURNAL + "Journal.strip_scores"),
     Inside(JOURNAL + "Journal.strip_scores", "after"),
-    Inside("workers.claim:write_json"),
+    Inside(WRITE, about="cell.json"),
     Inside(RUN + "Journal.score", "after"),  # of round 0
     Inside("workers.evaluate:Evaluator.greedy"),
     Inside(RUN + "Journal.score", "after", call=2),
-    Inside(RUN + "write_json", about="done.json"),
+    Inside(WRITE, about="done.json"),
 ]
 
 
@@ -238,7 +238,7 @@ def test_the_old_evaluation_is_made_again_where_a_new_one_was_killed(build, tmp_
 @pytest.mark.parametrize("keep", ["none", "weights"])
 def test_a_cell_killed_after_its_done_mark_is_tidied_when_it_is_run_again(build, tmp_path, keep):
     cell = build(rounds=6, keep=keep)
-    kill(cell, tmp_path, Inside(RUN + "write_json", "after", about="done.json"))
+    kill(cell, tmp_path, Inside(WRITE, "after", about="done.json"))
     finish(cell, tmp_path)
     left = list(CellPaths(tmp_path).checkpoint.glob("*"))
     assert len(left) == (0 if keep == "none" else 1)
@@ -258,8 +258,8 @@ def test_weights_killed_half_way_out_are_gone_and_are_not_trained_anew_unasked(b
     [
         Inside(CHECKPOINT + "torch.save", "half", call=1),  # a checkpoint that is never due again
         Inside(CHECKPOINT + "os.unlink", "after", about="state.json"),
-        Inside(JOURNAL + "os.replace", call=2, about="outcomes.parquet"),
-        Inside(REPLACE, about="provenance.json"),
+        Inside(PUT, call=2, about="outcomes.parquet"),
+        Inside(PUT, about="provenance.json"),
     ],
     ids=str,
 )

@@ -1,0 +1,243 @@
+"""Which cell gets the next free slot: the one place that decides, for one driver.
+
+In the plan's order: first what nobody holds. Cells that another driver's worker holds are watched,
+and taken when they are given up. A cell whose worker failed or died comes again after the others,
+while its attempts make progress; after so many without a later checkpoint it counts as failed. A
+preempted cell comes first. Nothing is kept: the store tells a new driver all that it needs. Leaves
+out Ray (`cluster.py`) and what a worker does (`trainable.py`).
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from grids.outcome import FAILED, LOST, OUT_OF_MEMORY, PREEMPTED, STOPPED
+from grids.paths import CellPaths, Store, read_mark
+from orchestrator.attempts import (
+    BLIND,
+    HELD,
+    MISTAKE,
+    Result,
+    attempts,
+    checkpoint_round,
+    give_up,
+)
+from orchestrator.ledger import DONE, state_of
+from orchestrator.plan import Work
+from orchestrator.progress import Progress
+from workers import lease
+
+ATTEMPTS: Final = 3  # without a later checkpoint, until a cell counts as failed
+BROKEN_STARTS: Final = 5  # workers that died before they had the cell
+POLL_SECONDS: Final = 2.0
+WAITING, GIVEN, ELSEWHERE, ENDED = "waiting", "given", "elsewhere", "ended"
+
+
+@dataclass
+class Item:
+    """A cell on its way.
+
+    Attributes:
+        place: waiting, given to a worker of ours, elsewhere (another driver's), or ended.
+        state, reason: how it ended, as `ledger.Standing` or `STOPPED`.
+        began: a worker of ours had it.
+        round, epoch: newest checkpoint and lease when it was given.
+        tries: failed attempts since the last that made progress.
+        broken: workers that died before they had it.
+        stale: epoch of a dead holder's lease.
+        halved: rows_per_pass is, since memory ran out.
+        doomed: why it will count as failed as soon as nobody holds it.
+    """
+
+    work: Work
+    paths: CellPaths
+    place: str = WAITING
+    state: str = ""
+    reason: str = ""
+    began: bool = False
+    round: int | None = None
+    epoch: int = 0
+    tries: int = 0
+    broken: int = 0
+    stale: int | None = None
+    halved: bool = False
+    doomed: str | None = None
+
+    @property
+    def where(self) -> tuple[str, str]:
+        return self.work.study, self.work.cell.key
+
+
+class Queue:
+    """Hands out the cells of a plan."""
+
+    def __init__(
+        self, works: Iterable[Work], store: Store, progress: Progress,
+        slots: Callable[[], int], limit: int = ATTEMPTS,
+    ) -> None:  # fmt: skip
+        self.items = [Item(work, work.paths(store)) for work in works]
+        self._by_key = {item.where: item for item in self.items}
+        self._waiting = list(self.items)
+        self._elsewhere: list[Item] = []
+        self._given: set[tuple[str, str]] = set()
+        self._store, self._progress, self._slots, self._limit = store, progress, slots, limit
+        self._watch = lease.Watch()
+        self._looked = 0.0
+        self.stopping = False
+
+    @property
+    def finished(self) -> bool:
+        """Nothing waits for a slot, here or elsewhere."""
+        return not self._waiting and not self._elsewhere
+
+    def next(self) -> Item | None:
+        """The cell for a free slot, or None where there is no slot or no cell just now."""
+        self._look_around()
+        if len(self._given) >= self._slots():
+            return None
+        while self._waiting:
+            item = self._waiting.pop(0)
+            if self._settled(item):
+                continue
+            holder = lease.read(item.paths)
+            if self._watch.is_free(item.paths, holder):
+                return self._give(item, holder)
+            self._put_elsewhere(item)
+        return None
+
+    def _settled(self, item: Item) -> bool:
+        """Another driver's worker has finished it, or somebody does not want it now."""
+        cell = item.work.cell
+        state = state_of(item.paths, cell.rounds, cell.eval_key)
+        if state in DONE:
+            self._end(item, state)
+        elif item.doomed is not None and item.place == WAITING:
+            self._give_up(item)
+        elif self.stopping or is_to_stop(item.paths.leave):
+            self._end(item, STOPPED)
+        return item.place == ENDED
+
+    def _give(self, item: Item, holder: lease.Holder | None) -> Item:
+        item.place, item.epoch = GIVEN, holder.epoch if holder else 0
+        item.stale = holder.epoch if holder and not holder.released else None
+        item.round = checkpoint_round(item.paths)
+        before = attempts(item.paths)
+        item.halved |= any(a.get("how") == OUT_OF_MEMORY or a.get("rows_per_pass") for a in before)
+        self._given.add(item.where)
+        return item
+
+    def given(self) -> list[Item]:
+        """Cells that a worker of ours has, or is about to get."""
+        return [self._by_key[where] for where in self._given]
+
+    # ---- what becomes of it
+
+    def started(self, where: tuple[str, str]) -> None:
+        """A worker process begins."""
+        self._by_key[where].began = True
+        self._progress.start(*where)
+
+    def returned(self, where: tuple[str, str], result: Result) -> None:
+        """The worker is through with the cell, in one of many ways."""
+        item, how, reason = self._by_key[where], result["how"], result["reason"]
+        self._given.discard(where)
+        if how in DONE or how == STOPPED:
+            self._end(item, how, reason)
+        elif how == MISTAKE:
+            self._end(item, FAILED, reason)
+        elif how in (HELD, LOST):
+            self._put_elsewhere(item)
+        elif how == PREEMPTED:
+            self._again(item, "its machine is wanted for something else", first=True)
+        elif how == BLIND:
+            self._broken_start(item, reason)
+        else:
+            self._failed(item, how, reason)
+
+    def died(self, where: tuple[str, str], error: str) -> None:
+        """The worker process is gone, or out of reach, without a word."""
+        item = self._by_key[where]
+        if item.place != GIVEN:
+            return
+        self._given.discard(where)
+        holder = lease.read(item.paths)
+        if holder is None or holder.epoch == item.epoch:
+            self._broken_start(item, error)
+        else:
+            told = "its worker died (out of memory, a crash, or its host lost)"
+            self._failed(item, LOST, told)
+
+    def _failed(self, item: Item, how: str, reason: str) -> None:
+        """Once more where there is hope: from a later checkpoint, or with less memory."""
+        progress = (checkpoint_round(item.paths) or 0) > (item.round or 0)
+        item.tries = 1 if progress else item.tries + 1
+        out_again = how == OUT_OF_MEMORY and item.halved
+        item.halved |= how == OUT_OF_MEMORY
+        if item.tries >= self._limit or out_again:
+            self._doom(item, f"{reason} (attempt {item.tries} without a later checkpoint)")
+        else:
+            self._again(item, reason)
+
+    def _broken_start(self, item: Item, reason: str) -> None:
+        item.broken += 1
+        if item.broken >= BROKEN_STARTS:
+            self._doom(item, reason)
+        else:
+            self._again(item, reason)
+
+    def _again(self, item: Item, reason: str, first: bool = False) -> None:
+        item.place = WAITING
+        self._progress.lose(*item.where, reason)
+        self._waiting.insert(0 if first else len(self._waiting), item)
+
+    def _doom(self, item: Item, reason: str) -> None:
+        """A cell counts as failed; said in the store as soon as nobody holds it."""
+        item.doomed = reason
+        if item.paths.failed.exists():  # the worker could say so itself
+            self._end(item, FAILED, reason)
+        else:
+            self._put_elsewhere(item)
+
+    def _give_up(self, item: Item) -> None:
+        cell, reason = item.work.cell, item.doomed or ""
+        holder = lease.read(item.paths)
+        give_up(item.paths, cell.key, cell.label, reason, holder.epoch if holder else None)
+        self._end(item, FAILED, reason)
+
+    def _end(self, item: Item, state: str, reason: str = "") -> None:
+        item.place, item.state, item.reason = ENDED, state, reason
+        self._progress.finish(*item.where, state, reason)
+
+    # ---- other drivers' cells
+
+    def _put_elsewhere(self, item: Item) -> None:
+        item.place = ELSEWHERE
+        self._elsewhere.append(item)
+        if item.doomed is None:
+            self._progress.elsewhere(*item.where)
+
+    def _look_around(self) -> None:
+        """Every two seconds: is what others hold done, or free?"""
+        now = time.monotonic()
+        if now - self._looked < POLL_SECONDS:
+            return
+        self._looked = now
+        studies = {item.work.study for item in self.items}
+        self.stopping |= any(is_to_stop(self._store.study(name).leave) for name in studies)
+        still = []
+        for item in self._elsewhere:
+            if self._watch.is_free(item.paths, lease.read(item.paths)):
+                item.place = WAITING
+                self._waiting.insert(0, item)
+            elif not self._settled(item):
+                still.append(item)
+        self._elsewhere = still
+
+
+def is_to_stop(file: Path) -> bool:
+    """Somebody asked for what the file stands for to be stopped."""
+    return (read_mark(file) or {}).get("why") == STOPPED
