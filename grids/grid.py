@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, Self
 
@@ -121,6 +121,8 @@ class Grid(BaseModel):
             if not values:
                 raise ValueError(f"axes.{axis}: no values; give at least one")
             _check_unique(f"axes.{axis}", values)
+        for i, seed in enumerate(self.seeds):
+            self._check_value(f"seeds.{i}", "seed", seed)
         _check_unique("seeds", self.seeds)
         _check_unique("contrasts", [contrast.name for contrast in self.contrasts])
         return self
@@ -175,8 +177,9 @@ class Grid(BaseModel):
         cells: dict[str, Cell] = {}
         dropped: list[Dropped] = []
         combinations = [self._combine(values) for values in itertools.product(*self.axes.values())]
-        for seed, settings in itertools.product(self.seeds, combinations):
-            self._place({**settings, "seed": seed}, cells, dropped)
+        made = [self._kept({**settings, "seed": self.seeds[0]}) for settings in combinations]
+        for seed, one in itertools.product(self.seeds, made):
+            self._place(_of_seed(one, seed), cells, dropped)
         if not cells:
             reasons = "; ".join(dict.fromkeys(d.reason for d in dropped)) or "no combination"
             raise InputError(
@@ -190,11 +193,8 @@ class Grid(BaseModel):
         given = {**self.base, **dict(zip(self.axes, values, strict=True))}
         return {name: _as_held(name, value) for name, value in given.items()}
 
-    def _place(
-        self, settings: dict[str, Any], cells: dict[str, Cell], dropped: list[Dropped]
-    ) -> None:
+    def _place(self, made: Cell | Dropped, cells: dict[str, Cell], dropped: list[Dropped]) -> None:
         """Add one combination to the cells, or to the dropped with the reason."""
-        made = self._kept(settings)
         if isinstance(made, Dropped):
             dropped.append(made)
         elif (twin := cells.get(made.key)) is not None:
@@ -274,6 +274,13 @@ class Grid(BaseModel):
     def arm(self, contrast: Contrast, side: str) -> dict[str, Any]:
         """Settings of one side of a contrast: its own over those of both."""
         return {**contrast.with_, **(contrast.a if side == "a" else contrast.b)}
+
+
+def _of_seed(made: Cell | Dropped, seed: int) -> Cell | Dropped:
+    """The same combination with another seed, on which nothing else depends."""
+    if isinstance(made, Cell):
+        return made.model_copy(update={"seed": seed})
+    return replace(made, label=f"{made.label.rsplit(' s', 1)[0]} s{seed}")
 
 
 def without_effect(cell: Cell) -> str | None:

@@ -148,7 +148,9 @@ def _train(
 
 
 def _account(summary: Summary, where: cluster.Tracking) -> None:
-    """Close the MLflow runs of cells whose worker is gone."""
+    """Read what became of cells, and close the MLflow runs of those whose worker is gone."""
+    if summary.queue is not None:
+        summary.queue.settle()
     ours = [item for item in summary.ended if item.began]
     for item in ours:
         if item.place == GIVEN:

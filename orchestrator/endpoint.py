@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from ray.job_submission import JobSubmissionClient
 
 TIMEOUT: Final = (5.0, 60.0)  # seconds to connect, and to wait for an answer
+OVERRULES: Final = "RAY_API_SERVER_ADDRESS"  # Ray heeds it more than the address it is given
 OLDEST_PYTHON: Final = (3, 11)
 
 
@@ -68,8 +69,15 @@ def _client(url: str) -> JobSubmissionClient:
         def _do_request(self, method: str, endpoint: str, **settings: Any) -> Any:
             return super()._do_request(method, endpoint, **{"timeout": TIMEOUT, **settings})
 
-    os.environ["RAY_API_SERVER_ADDRESS"] = url  # Ray heeds it more than the argument
-    return Client(url, headers=tokens.headers())
+    before = os.environ.get(OVERRULES)
+    os.environ[OVERRULES] = url
+    try:
+        return Client(url, headers=tokens.headers())
+    finally:
+        if before is None:
+            del os.environ[OVERRULES]
+        else:
+            os.environ[OVERRULES] = before
 
 
 def ours() -> Versions:

@@ -7,6 +7,7 @@ goes.
 from __future__ import annotations
 
 import asyncio
+import re
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,9 +19,11 @@ from orchestrator.marks import redacted
 
 QUIET_SECONDS = 60.0  # without a word, after which the connection may be dead
 OUTAGE_SECONDS = 300.0  # without an answer, after which following ends
-PAUSE_SECONDS = 1.0
+LOOK_SECONDS = 1.0  # between looks whether the job is over: the log itself tells it seconds late
 STOPPED_CODE: Final = 130
-BEGIN: Final = "Running entrypoint for job "  # the last line that Ray writes itself
+# Ray's own lines; the second may come after what a quick job prints.
+SETTING_UP: Final = re.compile(r"\tINFO job_manager\.py:\d+ -- Runtime env is setting up\.$")
+BEGIN: Final = "Running entrypoint for job "
 
 
 @dataclass
@@ -31,7 +34,8 @@ class Follower:
     job_id: str
     write: Callable[[str], object]
     _seen: int = 0  # characters taken
-    _head: str | None = ""  # what came before the job's own output; None when that began
+    _part: str = ""  # of a line, while the line could be one of Ray's
+    _begun: bool = False
 
     def until_end(self) -> Job:
         """Follow; the job when it is over.
@@ -41,53 +45,76 @@ class Follower:
         answered = time.monotonic()
         while True:
             try:
-                over = self.cluster.job(self.job_id).over
-                whole = asyncio.run(self._tail())
                 job = self.cluster.job(self.job_id)
                 answered = time.monotonic()
-                if job.over and (whole or over):
+                if job.over:
+                    self.so_far()
                     return job
+                asyncio.run(self._tail())
             except Gone:
                 raise
             except InputError:
                 if time.monotonic() - answered > OUTAGE_SECONDS:
                     raise
-            time.sleep(PAUSE_SECONDS)
+                time.sleep(LOOK_SECONDS)
 
     def so_far(self) -> None:
-        """Write what there is."""
+        """Write what there is and was not written yet."""
         with self.cluster.asking() as client:
-            self._take(client.get_job_logs(self.job_id))
+            try:
+                text = client.get_job_logs(self.job_id)
+            except RuntimeError:  # the host that has it is gone
+                return
+        self._take(text[self._seen :])
+        self._flush()
 
-    async def _tail(self) -> bool:
-        """Take what the log holds from its beginning; whether it came to the job's end."""
+    async def _tail(self) -> None:
+        """Take the log from its beginning, until the job is over or the connection is not."""
         import aiohttp
 
-        passed = 0
         tail = self.cluster.client.tail_job_logs(self.job_id)
+        passed, heard = 0, time.monotonic()
+        coming: asyncio.Future[str] | None = None
         try:
-            while True:
-                text = await asyncio.wait_for(anext(tail), QUIET_SECONDS)
-                passed += len(text)
-                if (new := passed - self._seen) > 0:
-                    self._take(text[-new:])
-                    self._seen = passed
-        except StopAsyncIteration:
-            return True
-        except (TimeoutError, RuntimeError, OSError, aiohttp.ClientError):
-            return False
+            while time.monotonic() - heard < QUIET_SECONDS:
+                coming = coming or asyncio.ensure_future(anext(tail))
+                if not (await asyncio.wait({coming}, timeout=LOOK_SECONDS))[0]:
+                    if self.cluster.job(self.job_id).over:
+                        return
+                    continue
+                text, coming = coming.result(), None
+                passed, heard = passed + len(text), time.monotonic()
+                self._take(text[len(text) - max(0, passed - self._seen) :])
+        except (StopAsyncIteration, RuntimeError, OSError, aiohttp.ClientError):
+            await asyncio.sleep(LOOK_SECONDS)
         finally:
+            if coming is not None:
+                coming.cancel()
+                await asyncio.wait({coming})
             await tail.aclose()
 
     def _take(self, text: str) -> None:
-        if self._head is None:
+        """Write lines of the job; after Ray's own two there are no others of Ray's."""
+        self._seen += len(text)
+        if self._begun:
             self.write(text)
             return
-        self._head += text
-        before, found, after = self._head.partition(BEGIN)
-        if found and "\n" in after:
-            self._head = None
-            self.write(after.partition("\n")[2])
+        *lines, self._part = (self._part + text).splitlines(keepends=True) or [""]
+        if self._part.endswith("\n"):
+            lines, self._part = [*lines, self._part], ""
+        for line in lines:
+            if line.startswith(f"{BEGIN}{self.job_id}:"):
+                self._begun = True
+            elif not SETTING_UP.search(line):
+                self.write(line)
+        if self._begun:
+            self._flush()
+
+    def _flush(self) -> None:
+        """Write the part of a line that was kept back."""
+        if self._part:
+            self.write(self._part)
+            self._part = ""
 
 
 def exit_code(job: Job) -> int:

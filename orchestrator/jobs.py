@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import logging
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -33,6 +34,7 @@ TALKATIVE: Final = (
 )  # fmt: skip
 # Ray kills a stopped job's processes after this time: the driver ends its workers, then itself.
 STOP_SECONDS = 30
+KEPT_SECONDS = 60.0  # on the list, after a command ended
 
 
 class Gone(InputError):
@@ -164,13 +166,19 @@ class Cluster:
             except RuntimeError as error:
                 raise InputError(_odd(self.address, error)) from None
 
-    def forget(self, job_id: str) -> None:
-        """Take an ended job off the list; it stays where the cluster will not."""
-        try:
-            with self.asking() as client:
-                client.delete_job(job_id)
-        except (RuntimeError, InputError):
-            pass
+    def sweep(self, seconds: float = KEPT_SECONDS) -> None:
+        """Take commands that ended so long ago off the list of jobs.
+
+        Not sooner: Ray looks once more at a job that ended, and would list one that is gone anew.
+        """
+        with self.asking() as client:
+            for details in client.list_jobs():
+                about, ended = details.metadata or {}, _seconds(details.end_time)
+                if about.get(KIND) == ASKED and ended and time.time() - ended > seconds:
+                    try:
+                        client.delete_job(details.submission_id)
+                    except RuntimeError:  # another client did
+                        pass
 
     def has(self, package: str | None) -> bool:
         """The cluster has the package still: it lets go of those that no job needs."""

@@ -76,7 +76,7 @@ def _row(attempt: dict[str, Any]) -> list[str]:
 
     rounds = f"{told('from_round')}-{told('to_round')}" if told("to_round") else ""
     return [
-        told("attempt"), told("host"), told("began")[:19], _took(attempt), rounds,
+        told("attempt"), told("host"), told("began")[:16].replace("T", " "), _took(attempt), rounds,
         told("how").replace("_", " "), told("rows_per_pass"), _memory(attempt),
         told("reason").partition("\n")[0],
     ]  # fmt: skip
@@ -125,8 +125,8 @@ class Tail:
     path: Path
     at: int = 0
 
-    def read(self) -> str:
-        """What is new; all of it where the file got shorter."""
+    def read(self, rest: bool = False) -> str:
+        """Lines that are new, all where the file got shorter; `rest`: a part of a line too."""
         try:
             with self.path.open("rb") as file:
                 size = file.seek(0, 2)
@@ -135,7 +135,7 @@ class Tail:
                 new = file.read()
         except (FileNotFoundError, NotADirectoryError):
             return ""
-        whole = new[: new.rfind(b"\n") + 1]  # a part of a line, or of a character, waits
+        whole = new if rest else new[: new.rfind(b"\n") + 1]
         self.at += len(whole)
         return whole.decode(errors="replace")
 
@@ -149,9 +149,9 @@ def follow(cell: Found, write: Callable[[str], Any] = sys.stdout.write) -> None:
         holder = lease.read(cell.paths)
         is_held = holder is not None and not holder.released
         ended = not is_held and state_of(cell.paths, None, None) in (*DONE, FAILED)
-        if text := tail.read():
+        if text := tail.read(rest=ended):
             write(text)
             sys.stdout.flush()
-        if ended:  # looked at before the last reading: nothing was printed since
+        if ended:  # as it was before the last reading: nothing was printed since
             return
         time.sleep(POLL_SECONDS)

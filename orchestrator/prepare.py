@@ -150,6 +150,9 @@ def close(item: Item, where: cluster.Tracking, status: str, reason: str) -> None
             attempts.note_lost(held)
             experiment = where.experiments[work.study]
             writer = tracking.Writer(where.uri, experiment, work.cell, work.grids, item.paths, held)
-            writer.end(status, reason)
+            if (done := read_mark(item.paths.done)) and item.state in DONE:
+                writer.finish(done)
+            else:
+                writer.end(status, reason)
     except (lease.Held, lease.Lost, DamagedError, OSError):
         pass  # another has the cell, or the store is away: its next worker tells

@@ -102,15 +102,22 @@ class Progress:
         return "" if scored is None else f"  Pass@1 {scored:.3f}"
 
     def lose(self, study: str, key: str, told: str) -> None:
-        """The worker is gone; the cell will be given another."""
+        """The worker is gone, for the reason that is told; the cell is given another later."""
         with self._lock:
             self._running.pop((study, key), None)
-        self._say(f"{self._works[study, key].cell.label}  {told}; it is given another worker", "red")
+            self._elsewhere.discard((study, key))
+        why = f": {told.splitlines()[0]}" if told else ""
+        self._say(f"{self._works[study, key].cell.label}  given another worker later{why}", "red")
 
     def elsewhere(self, study: str, key: str) -> None:
         """Another driver's worker has the cell."""
+        where = (study, key)
         with self._lock:
-            self._running.pop((study, key), None)
+            known = where in self._elsewhere
+            self._elsewhere.add(where)
+            self._running.pop(where, None)
+        if not known:
+            self._say(f"{self._works[where].cell.label}  another driver's worker has it")
 
     def running(self) -> list[Work]:
         """Cells that a worker of this driver has."""

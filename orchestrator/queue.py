@@ -91,8 +91,16 @@ class Queue:
 
     @property
     def finished(self) -> bool:
-        """Nothing waits for a slot, here or elsewhere."""
-        return not self._waiting and not self._elsewhere
+        """Nothing waits for a slot, and nothing that a worker has can come back."""
+        return not (self._waiting or self._elsewhere or self._given)
+
+    def settle(self) -> None:
+        """At the end: what the store says of cells whose worker was cut short."""
+        for item in self.items:
+            if item.place != ENDED:
+                cell = item.work.cell
+                state = state_of(item.paths, cell.rounds, cell.eval_key)
+                item.state = state if state in DONE else ""
 
     def next(self) -> Item | None:
         """The cell for a free slot, or None where there is no slot or no cell just now."""
@@ -125,6 +133,7 @@ class Queue:
         item.place, item.epoch = GIVEN, holder.epoch if holder else 0
         item.stale = holder.epoch if holder and not holder.released else None
         item.round = checkpoint_round(item.paths)
+        item.paths.leave.unlink(missing_ok=True)  # it was for the worker before
         before = attempts(item.paths)
         item.halved |= any(a.get("how") == OUT_OF_MEMORY or a.get("rows_per_pass") for a in before)
         self._given.add(item.where)
@@ -164,9 +173,14 @@ class Queue:
         if item.place != GIVEN:
             return
         self._given.discard(where)
+        if self._settled(item):
+            return
         holder = lease.read(item.paths)
+        last = next(iter(attempts(item.paths)[::-1]), {})
         if holder is None or holder.epoch == item.epoch:
             self._broken_start(item, error)
+        elif last.get("attempt", 0) > item.epoch:  # it could tell, and ended itself then
+            self.returned(where, Result(how=last["how"], reason=last["reason"]))
         else:
             told = "its worker died (out of memory, a crash, or its host lost)"
             self._failed(item, LOST, told)

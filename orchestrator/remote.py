@@ -43,8 +43,7 @@ def _ask(
     finally:
         if ended is None:  # interrupted: nobody reads what it prints
             cluster.stop(job_id)
-        else:
-            cluster.forget(job_id)
+    cluster.sweep()
     if told := why(ended):
         write(f"{told}\n")
     return exit_code(ended)

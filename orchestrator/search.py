@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from ray.tune import Callback
@@ -86,8 +87,10 @@ def where(trial: Any) -> tuple[str, str]:
 
 def last_line(trial: Any) -> str:
     """The last line of what Ray says of a trial's end."""
-    error = trial.get_error()
-    lines = str(error or "").strip().splitlines()
+    try:  # the local copy: Tune's own reader waits for the next time that it is copied
+        lines = Path(trial.error_file).read_text(encoding="utf-8").strip().splitlines()
+    except (OSError, TypeError, ValueError):
+        lines = []
     return lines[-1][:300] if lines else "the worker process died before it began"
 
 

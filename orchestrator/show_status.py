@@ -200,10 +200,12 @@ def _print_aligned(columns: Sequence[str], lines: Sequence[list[str]], out: Cons
     head = [column.lstrip("#") for column in columns]
     widths = [max(map(len, column)) for column in zip(head, *lines, strict=True)]
     right = [column.startswith("#") for column in columns]
+    texts = []
     for line in (head, *lines):
         cells = zip(line, widths, right, strict=True)
         text = "  ".join(c.rjust(w) if r else c.ljust(w) for c, w, r in cells)
-        print(text.rstrip(), file=out.file)
+        texts.append(text.rstrip())
+    out.out("\n".join(texts), highlight=False)
 
 
 def _worker(row: Row) -> list[str]:

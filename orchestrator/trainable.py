@@ -196,22 +196,18 @@ class CellTrial(tune.Trainable):
         os.environ.update(env or {})
         self._task: Task = config["task"]
         self._uri = uri
-        self._spent = False  # this process is not to be used again
 
     def step(self) -> dict[str, Any]:
         from workers import warm
 
         trial = Trial(self._task, self._uri)
         result = trial.run()
-        if result["how"] in (FAILED, OUT_OF_MEMORY, LOST):
-            # A failed CUDA context or a half-changed library must not reach the next cell.
-            warm.forget()
-            self._spent = True
-        else:
-            self._spent = warm.leaked(trial.cell)
+        if result["how"] in (FAILED, OUT_OF_MEMORY, LOST) or warm.leaked(trial.cell):
+            # A failed CUDA context or a half-changed library must not reach the next cell. The
+            # driver reads in the store how this one ended.
+            ray.actor.exit_actor()
         return {**result, "key": self._task["key"], DONE: True}
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
-        """False ends the process; the driver gives the cell to another."""
         self._task = new_config["task"]
-        return not self._spent
+        return True

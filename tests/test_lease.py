@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from grids.paths import CellPaths, read_json, read_lines
-from workers import lease
+from workers import lease, writing
 from workers.lease import Held, Lost, Watch, acquire, read
 
 
@@ -261,8 +261,8 @@ def test_a_holder_that_cannot_be_read_is_waited_for_and_not_trusted(
 def test_a_store_that_is_briefly_unwritable_is_waited_for(
     paths: CellPaths, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(lease, "PATIENCE_SECONDS", 20.0)
-    monkeypatch.setattr(lease, "RETRY_SECONDS", 0.1)
+    monkeypatch.setattr(writing, "PATIENCE_SECONDS", 20.0)
+    monkeypatch.setattr(writing, "RETRY_SECONDS", 0.1)
     mine = acquire(paths, "cell")
     mine.append(paths.journal, ['{"round": 0}\n'])
     paths.journal.rename(paths.directory / "kept")
@@ -282,7 +282,7 @@ def test_a_store_that_is_briefly_unwritable_is_waited_for(
 def test_a_store_that_stays_unwritable_is_told(
     paths: CellPaths, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(lease, "PATIENCE_SECONDS", 0.3)
+    monkeypatch.setattr(writing, "PATIENCE_SECONDS", 0.3)
     mine = acquire(paths, "cell")
     paths.journal.mkdir()
     with pytest.raises(OSError):
@@ -297,8 +297,8 @@ def test_a_part_of_a_line_that_a_full_disk_left_is_taken_away(
 ) -> None:
     import resource
 
-    monkeypatch.setattr(lease, "PATIENCE_SECONDS", 20.0)
-    monkeypatch.setattr(lease, "RETRY_SECONDS", 0.1)
+    monkeypatch.setattr(writing, "PATIENCE_SECONDS", 20.0)
+    monkeypatch.setattr(writing, "RETRY_SECONDS", 0.1)
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     mine = acquire(paths, "cell")
     line = json.dumps({"round": 0, "text": "x" * 5000}) + "\n"

@@ -107,12 +107,17 @@ def test_the_shape_is_that_of_the_model(tiny, name):
     assert shape_of(bare).parameters == pytest.approx(weights, rel=0.02)
 
 
-def test_a_model_that_is_not_here_is_guessed_from_its_size_and_not_too_small():
-    """The 1B models: 16 layers, width 2048."""
-    for name in ("llama-3.2-1b-instruct", "olmo-2-1b-instruct"):
-        spec = MODELS[name].model_copy(update={"path": None, "revision": "0" * 40})
-        shape = shape_of(spec)
-        assert 16 * 2048 <= shape.layers * shape.hidden <= 2 * 16 * 2048
+@pytest.mark.parametrize(
+    ("name", "width"),  # layers × hidden size, as their config.json has them
+    [
+        ("qwen2.5-0.5b-instruct", 24 * 896), ("llama-3.2-1b-instruct", 16 * 2048),
+        ("olmo-2-1b-instruct", 16 * 2048), ("smollm2-135m-instruct", 30 * 576),
+    ],
+)  # fmt: skip
+def test_a_model_that_is_not_here_is_guessed_from_its_size(name, width):
+    spec = MODELS[name].model_copy(update={"path": None, "revision": "0" * 40})
+    shape = shape_of(spec)
+    assert 0.85 * width < shape.layers * shape.hidden < 1.25 * width
 
 
 def test_a_model_of_unknown_size_is_told_with_what_to_do():
@@ -183,7 +188,8 @@ for name, make in made.items():
     try:
         make()
     except BaseException as error:
-        print(name, type(error).__name__, is_out_of_memory(error))
+        kind = MemoryError if isinstance(error, MemoryError) else type(error)
+        print(name, kind.__name__, is_out_of_memory(error))
 """
 
 
@@ -193,7 +199,7 @@ def test_real_refusals_of_memory_are_known():
     )
     assert [line.split() for line in done.stdout.splitlines()] == [
         ["torch", "RuntimeError", "True"],
-        ["numpy", "_ArrayMemoryError", "True"],
+        ["numpy", "MemoryError", "True"],
         ["python", "MemoryError", "True"],
         ["mmap", "OSError", "True"],
     ]
@@ -270,7 +276,8 @@ def test_the_peak_can_be_read_from_a_thread_and_is_cheap():
 
 
 def test_without_a_mark_the_peak_is_of_the_whole_life():
-    assert memory.Peak().read()["peak_rss_bytes"] >= memory.rss_bytes()
+    peak = memory.Peak().read()["peak_rss_bytes"]
+    assert peak >= 0.99 * memory.rss_bytes()  # the system counts pages in lots
 
 
 @pytest.mark.parametrize(
@@ -280,7 +287,7 @@ def test_a_share_holds_the_cuda_context_too(share, fraction):
     assert memory.fraction(share, 80 * 2**30) == pytest.approx(fraction, abs=1e-5)
 
 
-def test_fences_and_starts_do_nothing_without_a_gpu(monkeypatch):
+def test_fences_and_starts_do_nothing_without_a_gpu():
     if torch.cuda.is_available():
         pytest.skip("this machine has a GPU")
     memory.fence(0.25)

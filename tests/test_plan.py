@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
+from grids.cell import Cell
 from grids.errors import InputError
 from grids.grid import Grid
 from grids.load import load_grids
 from grids.paths import CellPaths, Store, write_json
-from orchestrator.ledger import last_value, state_of
 from orchestrator.plan import OUTCOME_BYTES, Plan, Work, disk_bytes, make_plan
 from orchestrator.show import console, dropped_lines, plan_json, show_plan
 
@@ -106,6 +106,17 @@ def test_grids_that_evaluate_one_cell_differently_are_refused(store: Store) -> N
     assert "study" in str(error.value)
 
 
+def test_a_changed_copy_of_a_cell_has_keys_of_its_own(store: Store) -> None:
+    cell = one(make_plan([grid(base={"batch": 8})], store)).cell
+    before = (cell.key, cell.arm_key, cell.eval_key, cell.base_key)
+    copied = cell.model_copy(update={"seed": 7, "max_response": 99})
+    told = (copied.key, copied.arm_key, copied.eval_key, copied.base_key)
+    anew = Cell.model_validate(copied.model_dump())
+    assert told == (anew.key, anew.arm_key, anew.eval_key, anew.base_key)
+    assert not set(told) & set(before)
+    assert anew == copied and "key" not in copied.model_dump()
+
+
 def write_done(paths: CellPaths, work: Work, **changed: object) -> None:
     done = {"eval_key": work.cell.eval_key, "rounds": work.cell.rounds, "status": "finished"}
     write_json(paths.done, {**done, **changed})
@@ -130,35 +141,9 @@ def test_done_marks_tell_the_state(store: Store, changed: dict[str, object], sta
     assert planned.todo == (state == "unfinished")
 
 
-def test_state_without_a_done_mark(store: Store) -> None:
-    paths = store.study("s").cell("k")
-    assert state_of(paths, 10, None) == "waiting"
-    paths.directory.mkdir(parents=True)
-    paths.journal.write_text('{"round": 0}\n')
-    assert state_of(paths, 10, None) == "unfinished"
-    write_json(paths.failed, {"error": "x"})
-    assert state_of(paths, 10, None) == "failed"
-
-
-def test_a_damaged_mark_counts_as_absent(store: Store) -> None:
-    paths = store.study("s").cell("k")
-    paths.directory.mkdir(parents=True)
-    paths.done.write_text('{"status": "fini')
-    assert state_of(paths, 10, None) == "waiting"
-
-
-def test_last_value_is_found_far_from_the_end(tmp_path: Path) -> None:
-    journal = tmp_path / "journal.jsonl"
-    lines = [{"round": 0, "test/pass_at_1": 0.25}] + [
-        {"round": i, "x": "y" * 90} for i in range(3000)
-    ]
-    journal.write_text("".join(json.dumps(line) + "\n" for line in lines) + '{"round": 9')
-    assert last_value(journal, "test/pass_at_1") == 0.25
-
-
 def test_totals_count_what_is_left_from_where_it_stands(store: Store) -> None:
     wide = grid(base={"rounds": 100}, axes={"batch": [8, 16], "rollouts": [2]})
-    first = make_plan([wide], store).works[0]
+    (first,) = [work for work in make_plan([wide], store).works if work.cell.batch == 8]
     paths = first.paths(store)
     paths.directory.mkdir(parents=True)
     paths.journal.write_text('{"round": 0}\n{"round": 40}\n')
@@ -235,7 +220,7 @@ def test_plan_json_is_for_programs(store: Store, grid_file: Callable[[str], Path
     (cell,) = told["cells"]
     assert set(cell) == {
         "study", "key", "arm_key", "label", "model", "dataset", "batch", "rollouts", "replay",
-        "advantage", "seed", "rounds", "grids", "state",
+        "advantage", "seed", "rounds", "grids", "state", "reason",
     }  # fmt: skip
     assert (cell["state"], cell["grids"]) == ("waiting", ["one"])
     assert told["totals"]["cells"] == 1

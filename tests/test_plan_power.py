@@ -179,6 +179,23 @@ def test_two_finished_seeds_of_both_arms_tell_the_noise(load, store):
     assert design.sd_range[1] > 10  # two seeds know little
 
 
+def test_of_many_runs_some_of_every_pair_are_read(load, store, monkeypatch):
+    grid = load(GRID.replace("[0, 1, 2]", "[0, 1, 2, 3]"))
+    for stratum in strata_of(grid):
+        train(store, grid, stratum, {0, 1, 2, 3})
+    reader = Reader(store)
+    monkeypatch.setattr(planning, "MOST_RUNS", 8)
+    _, runs = planning.observe(strata_of(grid), "s", reader)
+    assert runs == 8 == len(reader._known)
+    cells = [cell for s in strata_of(grid) for cell in (*s.a[:2], *s.b[:2])]
+    assert {path.parent.name for path, _ in reader._known} == {cell.key for cell in cells}
+
+
+def test_of_many_pairs_those_that_are_read_are_spread(monkeypatch):
+    monkeypatch.setattr(planning, "MOST_RUNS", 12)
+    assert list(planning._spread(range(7))) == [0, 3, 6, 1, 4, 2, 5]
+
+
 def test_questions_of_both_arms_are_paired_by_name(load, store):
     grid = load(GRID)
     first, _ = strata_of(grid)

@@ -73,6 +73,16 @@ def test_outcomes_of_both_arms_come_first(lines, store, grid_file):
     assert line["after_first_outcome"] is True
 
 
+def test_a_journal_that_cannot_be_read_may_have_been_seen(lines, store, grid_file):
+    (stratum, _) = strata(grid := load_grid(grid_file(GRID)), grid.contrasts[0])
+    train(store, stratum.a[0])
+    train(store, stratum.b[0], round=0)
+    with store.study("s").cell(stratum.b[0].key).journal.open("a") as file:
+        file.write('{"round": \n')
+    (line,) = lines(GRID)
+    assert line["after_first_outcome"] is True
+
+
 @pytest.mark.parametrize(
     "old, new",
     [
@@ -107,6 +117,14 @@ def test_strata_are_pairs_and_free_axes(grid_file):
         assert [cell.seed for cell in s.a] == [cell.seed for cell in s.b] == [0, 1]
         assert {(c.advantage, c.rollouts) for c in s.b} == {("grpo", 2)}
         assert not s.identical
+
+
+def test_a_stratum_has_the_grids_own_cells_in_the_order_of_its_seeds(grid_file):
+    grid = load_grid(grid_file(GRID.replace("[0, 1]", "[5, 2, 9]")))
+    own = {cell.key: cell for cell in grid.cells()}
+    for s in strata(grid, grid.contrasts[0]):
+        assert [cell.seed for cell in s.a] == [cell.seed for cell in s.b] == [5, 2, 9]
+        assert all(cell is own[cell.key] for cell in (*s.a, *s.b))
 
 
 def test_a_merged_arm_is_found_by_what_it_trains(grid_file):

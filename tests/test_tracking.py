@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import time
@@ -17,15 +18,28 @@ from grids.paths import CellPaths, Store, read_lines, write_json
 from orchestrator import marks, tracking
 from orchestrator.plan import Work, make_plan
 from orchestrator.tracking import Writer
+from workers import lease
 
 NOWHERE = "http://someone:secret@127.0.0.1:9"
+SEEDS = itertools.count()  # so that each run is of a cell of its own
 Histories = dict[str, list[tuple[int, float]]]
 
 
-def work_of(store: Store, name: str = "one", **base: Any) -> Work:
+def work_of(store: Store, name: str = "one", seed: int = 0, **base: Any) -> Work:
     axes = {"model": ["qwen2.5-0.5b-instruct"], "dataset": ["gsm8k"]}
-    grid = Grid.model_validate({"name": name, "study": "s", "axes": axes, "base": base})
-    return make_plan([grid], store).works[0]
+    content = {"name": name, "study": "s", "axes": axes, "base": base, "seeds": [seed]}
+    return make_plan([Grid.model_validate(content)], store).works[0]
+
+
+def run_of(client: Any, experiment: str, work: Work, marked: str | None = None) -> str:
+    return tracking.ensure_run(client, experiment, work.cell, work.grids, marked)
+
+
+def writer_of(uri: str, experiment: str, work: Work, paths: CellPaths) -> Writer:
+    """A writer with the cell's lease, taken from whoever had it."""
+    before = lease.read(paths)
+    held = lease.acquire(paths, "cell", stale=before.epoch if before else None)
+    return Writer(uri, experiment, work.cell, work.grids, paths, held)
 
 
 @pytest.fixture(scope="module")
@@ -102,16 +116,17 @@ def new_run(client: Any, store: Store, experiment: str, tmp_path: Path) -> Any:
     """Makes a run and its writer; each has a cell directory of its own."""
 
     def make() -> Writer:
-        run_id = tracking.ensure_run(client, experiment, work_of(store), {})
-        (tmp_path / run_id).mkdir()
-        return Writer(store.tracking_uri, run_id, CellPaths(tmp_path / run_id))
+        seed = next(SEEDS)
+        paths = CellPaths(tmp_path / str(seed))
+        return writer_of(store.tracking_uri, experiment, work_of(store, seed=seed), paths)
 
     return make
 
 
 def again(writer: Writer, uri: str | None = None) -> Writer:
     """Another process's writer for the same cell."""
-    return Writer(uri or writer.uri, writer.run_id, writer.paths)
+    work = Work("s", writer.cell, tuple(writer.grids), "unfinished")
+    return writer_of(uri or writer.uri, writer.experiment, work, writer.paths)
 
 
 @pytest.fixture(params=[0.0, 10.0], ids=["every line is due", "ten seconds"])
@@ -124,7 +139,7 @@ def undisturbed(client: Any, new_run: Any) -> Histories:
     writer = new_run()
     train(writer, 64)
     finish(writer, 64)
-    return histories(client, writer.run_id)
+    return histories(client, writer.run_id())
 
 
 def test_evaluations_go_as_they_are_and_training_as_means(undisturbed: Histories) -> None:
@@ -145,9 +160,11 @@ def test_sent_again_without_a_mark_is_sent_once(
     finish(writer, 64)
     for _ in range(2):
         marks.mark_path(writer.paths).unlink()
-        assert tracking.bring_level(work_of(store), writer.paths, writer.uri, writer.run_id)
-    again(writer).level(journal(64))
-    assert histories(client, writer.run_id) == undisturbed
+        writer.lease.release()
+        work = Work("s", writer.cell, ("one",), "finished")
+        assert tracking.bring_level(work, writer.paths, writer.uri, writer.experiment)
+    again(writer).begin(1)
+    assert histories(client, writer.run_id()) == undisturbed
 
 
 # Where a worker died, and the checkpoint from which the next one goes on.
@@ -162,26 +179,25 @@ def test_a_resumed_run_has_the_history_of_an_undisturbed_one(
     train(writer, killed)
     # The driver closes the run of a worker that is gone; its last window waits for the next.
     closing = again(writer)
-    closing.level(marks.behind(writer.paths, writer.uri, writer.run_id))
     closing.end("KILLED", "the run was stopped")
-    assert {step % 10 for step, _ in history(client, writer.run_id, "train/reward")} <= {0}
+    assert {step % 10 for step, _ in history(client, writer.run_id(), "train/reward")} <= {0}
     writer = again(writer)
     train(writer, 64, start=checkpoint)
     finish(writer, 64)
-    assert histories(client, writer.run_id) == undisturbed
+    assert histories(client, writer.run_id()) == undisturbed
 
 
 def test_a_mark_in_mid_window_leaves_the_window_whole(client: Any, new_run: Any) -> None:
     writer = new_run()
     write_journal(writer.paths, journal(57))
-    writer.level(journal(57))
+    writer.begin(1)
     assert json.loads(marks.mark_path(writer.paths).read_text())["round"] == 57
-    left = marks.behind(writer.paths, writer.uri, writer.run_id)
+    left = marks.behind(writer.paths, writer.uri, writer.run_id())
     assert [line["round"] for line in left] == list(range(51, 58))
     write_journal(writer.paths, journal(60))
     again(writer).begin(2)
-    assert history(client, writer.run_id, "train/reward")[-1] == (60, mean(51, 60))
-    assert marks.behind(writer.paths, writer.uri, writer.run_id) == []
+    assert history(client, writer.run_id(), "train/reward")[-1] == (60, mean(51, 60))
+    assert marks.behind(writer.paths, writer.uri, writer.run_id()) == []
 
 
 def test_mlflow_away_for_a_while_is_made_up_for(
@@ -197,10 +213,10 @@ def test_mlflow_away_for_a_while_is_made_up_for(
     for line in journal(45)[39:]:
         write_journal(away.paths, journal(int(line["round"])))
         away.write(line)
-    assert [s for s, _ in history(client, away.run_id, "train/reward")] == [10, 20, 30, 40]
+    assert [s for s, _ in history(client, away.run_id(), "train/reward")] == [10, 20, 30, 40]
     train(again(away), 64, start=45)
     finish(again(away), 64)
-    assert histories(client, writer.run_id) == undisturbed
+    assert histories(client, writer.run_id()) == undisturbed
 
 
 def test_the_last_window_is_sent_once_and_the_whole_one_at_a_later_step(
@@ -215,7 +231,7 @@ def test_the_last_window_is_sent_once_and_the_whole_one_at_a_later_step(
         for _ in range(2):
             finish(writer, rounds)
     ends = [(4, mean(1, 4)), (6, mean(1, 6)), (10, mean(1, 10)), (13, mean(11, 13))]
-    assert history(client, writer.run_id, "train/reward") == ends
+    assert history(client, writer.run_id(), "train/reward") == ends
 
 
 def test_a_cell_that_ends_with_a_window_sends_it_once(client: Any, new_run: Any) -> None:
@@ -224,7 +240,7 @@ def test_a_cell_that_ends_with_a_window_sends_it_once(client: Any, new_run: Any)
     finish(writer, 20)
     finish(again(writer), 20)
     ends = [(10, mean(1, 10)), (20, mean(11, 20))]
-    assert history(client, writer.run_id, "train/reward") == ends
+    assert history(client, writer.run_id(), "train/reward") == ends
 
 
 def test_a_cell_that_diverges_in_mid_window_shows_it(client: Any, new_run: Any) -> None:
@@ -237,28 +253,29 @@ def test_a_cell_that_diverges_in_mid_window_shows_it(client: Any, new_run: Any) 
         # Its `rounds` are those asked for: the points are at the round where it ended.
         finish(again(writer), 100, status="diverged", reason="loss is NaN")
         marks.mark_path(writer.paths).unlink()
-    assert [step for step, _ in history(client, writer.run_id, "update/loss")] == [10, 17]
-    assert history(client, writer.run_id, "update/loss")[-1] == (17, "NaN")
-    (_, (step, reward)) = history(client, writer.run_id, "train/reward")
+    assert [step for step, _ in history(client, writer.run_id(), "update/loss")] == [10, 17]
+    assert history(client, writer.run_id(), "update/loss")[-1] == (17, "NaN")
+    (_, (step, reward)) = history(client, writer.run_id(), "train/reward")
     assert step == 17 and reward > 1e300  # MLflow's SQL store keeps infinity as its largest float
 
 
 def test_more_points_than_one_call_takes(client: Any, new_run: Any) -> None:
     writer = new_run()
     lines = [{"round": r, "test/a": float(r), "test/b": -float(r)} for r in range(1300)]
-    writer.level(lines)
-    assert len(history(client, writer.run_id, "test/a")) == 1300
-    assert len(history(client, writer.run_id, "test/b")) == 1300
+    write_journal(writer.paths, lines)
+    writer.begin(1)
+    assert len(history(client, writer.run_id(), "test/a")) == 1300
+    assert len(history(client, writer.run_id(), "test/b")) == 1300
 
 
 def test_a_run_is_found_again_and_takes_new_tags(
     client: Any, store: Store, experiment: str
 ) -> None:
     work = work_of(store)
-    run_id = tracking.ensure_run(client, experiment, work, {})
+    run_id = run_of(client, experiment, work)
     wider = replace(work, grids=("one", "two"))
-    known = tracking.known_runs(client, experiment)
-    assert tracking.ensure_run(client, experiment, wider, known) == run_id
+    for marked in (None, run_id):
+        assert run_of(client, experiment, wider, marked) == run_id
     tags = client.get_run(run_id).data.tags
     assert tags["banditgrid.grid.one"] == tags["banditgrid.grid.two"] == "yes"
     assert tags["banditgrid.cell_key"] == work.cell.key
@@ -269,21 +286,52 @@ def test_a_run_is_found_again_and_takes_new_tags(
 def test_scores_of_another_evaluation_get_a_run_of_their_own(
     client: Any, store: Store, experiment: str
 ) -> None:
-    first = tracking.ensure_run(client, experiment, work_of(store), {})
-    known = tracking.known_runs(client, experiment)
+    first = run_of(client, experiment, work_of(store))
     again = work_of(store, eval={"samples": 4})
-    second = tracking.ensure_run(client, experiment, again, known)
+    second = run_of(client, experiment, again, first)
     assert second != first
-    assert [r.info.run_id for r in tracking.known_runs(client, experiment).values()] == [second]
+    assert [run.info.run_id for run in client.search_runs([experiment])] == [second]
+
+
+def test_a_run_deleted_by_hand_is_made_anew_with_its_whole_history(
+    client: Any, new_run: Any, undisturbed: Histories, capfd: Any
+) -> None:
+    writer = new_run()
+    train(writer, 30)
+    gone = writer.run_id()
+    client.delete_run(gone)
+    other = again(writer)
+    train(other, 64, start=30)
+    finish(other, 64)
+    assert other.run_id() != gone and histories(client, other.run_id()) == undisturbed
+    assert "deleted; a new one gets its history" in capfd.readouterr().out
+    client.delete_run(other.run_id())
+    deleted = tracking.deleted_runs(client, other.experiment)
+    assert {gone, other.run_id()} <= deleted
+    work = Work("s", other.cell, ("one",), "finished")
+    assert marks.is_level(work, other.paths, other.uri)
+    assert not marks.is_level(work, other.paths, other.uri, deleted)
+
+
+def test_a_worker_that_lost_the_cell_sends_nothing_more(client: Any, new_run: Any) -> None:
+    old = new_run()
+    train(old, 20)
+    new = again(old)
+    write_journal(old.paths, journal(30))
+    for send in (lambda: old.write({"test/pass_at_1": 1.0}), lambda: old.end("FAILED", "x")):
+        with pytest.raises(lease.Lost):
+            send()
+    assert [s for s, _ in history(client, new.run_id(), "train/reward")] == [10, 20]
+    assert client.get_run(new.run_id()).info.status == "RUNNING"
 
 
 def test_a_run_of_a_cell_from_begin_to_finish(
     client: Any, store: Store, experiment: str, paths: CellPaths
 ) -> None:
     work = work_of(store)
-    run_id = tracking.ensure_run(client, experiment, work, {})
-    writer = Writer(store.tracking_uri, run_id, paths, ["one"])
+    writer = writer_of(store.tracking_uri, experiment, work, paths)
     train(writer, 11)
+    run_id = writer.run_id()
     assert client.get_run(run_id).info.status == "RUNNING"
     done = {"rounds": 11, "status": "diverged", "reason": "loss is NaN"}
     done |= {"base": {"test/pass_at_1": 0.1}, "final": {"test/pass_at_1": 0.4}}
@@ -297,16 +345,14 @@ def test_a_run_of_a_cell_from_begin_to_finish(
     assert history(client, run_id, "train/reward") == [(10, mean(1, 10)), (11, 11 / 7)]
     assert marks.is_level(work, paths, store.tracking_uri)
     assert not marks.is_level(replace(work, grids=("one", "new")), paths, store.tracking_uri)
-    assert not marks.is_level(work, paths, store.tracking_uri, known={})
 
 
 def test_an_absent_server_never_stops_training_and_is_made_up_for(
     client: Any, store: Store, experiment: str, paths: CellPaths, capfd: Any
 ) -> None:
     work = work_of(store)
-    run_id = tracking.ensure_run(client, experiment, work, {})
     began = time.monotonic()
-    writer = Writer(NOWHERE, run_id, paths)
+    writer = writer_of(NOWHERE, experiment, work, paths)
     train(writer, 11)
     done = {"rounds": 11, "status": "finished", "base": {}, "final": {}}
     write_json(paths.done, done)
@@ -316,7 +362,9 @@ def test_an_absent_server_never_stops_training_and_is_made_up_for(
     told = capfd.readouterr().err
     assert told.count("training goes on") == 1
     assert "secret" not in told
-    assert tracking.bring_level(work, paths, store.tracking_uri, run_id)
+    writer.lease.release()
+    assert tracking.bring_level(work, paths, store.tracking_uri, experiment)
+    run_id = run_of(client, experiment, work)
     assert history(client, run_id, "train/reward") == [(10, mean(1, 10)), (11, 11 / 7)]
     assert client.get_run(run_id).info.status == "FINISHED"
 

@@ -216,7 +216,9 @@ def _read(config: dict[str, Any], parameters: float) -> Shape:
 
 
 def _guessed(parameters: float) -> Shape:
-    """A decoder of this size on the large side: no grouped keys, a large vocabulary."""
+    """A decoder of this size as most of that size are: 16 layers at least, inner width four times
+    the hidden, no grouped keys, a large vocabulary."""
     hidden = max(64, round(1.9 * parameters ** (1 / 3) / 64) * 64)
-    layers = max(2, round(parameters / (12 * hidden**2)))
-    return Shape(parameters, layers, hidden, hidden, hidden, 4 * hidden, 152_000, True)
+    vocabulary = 128_000
+    layers = max(16, round((parameters - vocabulary * hidden) / (16 * hidden**2)))
+    return Shape(parameters, layers, hidden, hidden, hidden, 4 * hidden, vocabulary, True)

@@ -10,8 +10,8 @@ No clock is compared with another. A holder writes a beat into its folder every 
 sees none for `LEASE_SECONDS` by a clock of its own takes the holder for dead. On the holder's own
 machine a lock tells at once: the system lets go of it when a process ends.
 
-A write that fails (a full disk, a server that restarts) is tried again for `PATIENCE_SECONDS`.
-Imports no torch. Leaves out what a cell's files hold (`claim.py`, `journal.py`, `checkpoint.py`).
+Imports no torch. Leaves out how files are written under it (`writing.py`) and what they hold
+(`claim.py`, `journal.py`, `checkpoint.py`).
 """
 
 from __future__ import annotations
@@ -19,39 +19,30 @@ from __future__ import annotations
 import fcntl
 import json
 import os
-import shutil
 import socket
-import sys
 import threading
 import time
-import uuid
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import IO, Any, Final, TypeVar
+from typing import IO, Any, Final
 
 from grids.errors import InputError
-from grids.paths import CellPaths, json_text, read_mark, replace_text
+from grids.paths import CellPaths, read_mark
+from workers.writing import Lost, Writing, remove
 
-T = TypeVar("T")
 FOLDER: Final = ".lease."
 HOLDER, LOCK = "holder.json", "lock"
 LEASE_SECONDS = float(os.environ.get("BANDITGRID_LEASE_SECONDS", "60"))
-PATIENCE_SECONDS = float(os.environ.get("BANDITGRID_PATIENCE_SECONDS", "300"))
 BEATS = 12  # in the time after which a silent holder is taken for dead
-RETRY_SECONDS = 5.0
 LOOK_SECONDS = 0.2
 UNKNOWN: Final = -1
 
 
 class Held(InputError):
     """Another worker has the cell."""
-
-
-class Lost(Exception):
-    """The lease was taken over, or the cell's directory taken away: nothing written now counts."""
 
 
 @dataclass(frozen=True)
@@ -227,7 +218,7 @@ def held(
         lease.release()
 
 
-class Lease:
+class Lease(Writing):
     """A cell's directory, to be written by this process alone.
 
     Attributes:
@@ -256,10 +247,10 @@ class Lease:
         """Take away what killed attempts left half written, and lease folders made anew."""
         for other in self.paths.directory.glob(f"{FOLDER}*"):
             if other != self.folder:
-                _remove(other)
+                remove(other)
         for left in self.folder.iterdir():
             if left.name != HOLDER:
-                _remove(left)
+                remove(left)
 
     def _locked(self) -> IO[str] | None:
         """A lock of this process on a file of its own, or None where there are no locks."""
@@ -314,100 +305,6 @@ class Lease:
             self.is_lost = True
             raise Lost(f"the lease of {self.paths.directory} was taken over by another worker")
 
-    # ---- writing
-
-    def scratch(self, name: str) -> Path:
-        """A path in the lease folder for what will be moved elsewhere."""
-        return self.folder / f"{name}.{uuid.uuid4().hex[:12]}"
-
-    def put(self, made: Path, path: Path) -> None:
-        """Move a finished file or folder from `scratch` to its place; a folder's place is free.
-
-        Some libraries make the folders above what they write, and so the lease folder anew after it
-        was taken over: the look before the move finds that out.
-        """
-        self.check()
-        try:
-            os.rename(made, path)
-        except FileNotFoundError:
-            self.check()
-            raise
-
-    def write_json(self, path: Path, content: dict[str, Any]) -> None:
-        """`grids.paths.write_json`, under the lease."""
-        self.replace_text(path, json_text(content))
-
-    def replace_text(self, path: Path, text: str) -> None:
-        """`grids.paths.replace_text`, under the lease."""
-        self.make(path, lambda made: replace_text(made, text))
-
-    def make(self, path: Path, write: Callable[[Path], None]) -> None:
-        """Have `write` make a file at the path that it is given, and move it to its place."""
-
-        def attempt() -> None:
-            made = self.scratch(path.name)
-            try:
-                write(made)
-                self.put(made, path)
-            except BaseException:
-                made.unlink(missing_ok=True)
-                raise
-
-        self.patiently(attempt, path)
-
-    def append(self, path: Path, lines: Iterable[str], durable: bool = False) -> None:
-        """Append whole lines; a part that a failed attempt wrote is taken away."""
-        data = "".join(lines).encode()
-        size: list[int] = []  # before the first attempt
-
-        def attempt() -> None:
-            with path.open("ab") as file:
-                self.check()  # after opening: a successor's file is another than this
-                size.append(file.tell())
-                file.truncate(size[0])
-                file.write(data)
-                file.flush()
-                if durable:
-                    os.fsync(file.fileno())
-
-        self.patiently(attempt, path)
-
-    def discard(self, path: Path) -> None:
-        """Take a file or folder away, whole or not at all; nothing where there is none."""
-        gone = self.scratch(path.name)
-
-        def attempt() -> None:
-            try:
-                os.rename(path, gone)
-            except FileNotFoundError:
-                self.check()
-
-        self.patiently(attempt, path)
-        _remove(gone)
-
-    def patiently(self, attempt: Callable[[], T], path: Path) -> T:
-        """Do what writes to the store, again while it fails, for `PATIENCE_SECONDS`."""
-        began = told = time.monotonic()
-        while True:
-            try:
-                return attempt()
-            except FileNotFoundError:
-                self.check()
-                raise
-            except OSError as error:
-                now = time.monotonic()
-                if now - began > PATIENCE_SECONDS:
-                    raise
-                if now - told > 60 or told == began:
-                    told = now
-                    left = PATIENCE_SECONDS - (now - began)
-                    print(
-                        f"cannot write {path}: {error.strerror or error}; free space or mend the "
-                        f"folder: training waits {left:.0f} s more",
-                        file=sys.stderr, flush=True,
-                    )  # fmt: skip
-                time.sleep(min(RETRY_SECONDS, PATIENCE_SECONDS / 10))
-
 
 def now() -> str:
     """The time for people, UTC."""
@@ -422,10 +319,3 @@ def _inode(folder: Path) -> int | None:
         return None
     except OSError:
         return UNKNOWN  # writing will tell
-
-
-def _remove(path: Path) -> None:
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path, ignore_errors=True)
-    else:
-        path.unlink(missing_ok=True)

@@ -124,7 +124,7 @@ def _model_content(spec: ModelSpec) -> Any:
 
 
 def _data_content(spec: DatasetSpec) -> Any:
-    return json.dumps(spec.model_dump(mode="json"), sort_keys=True), _files(spec)
+    return json.dumps(spec.model_dump(mode="json"), sort_keys=True)
 
 
 def _files(spec: ModelSpec | DatasetSpec) -> Any:

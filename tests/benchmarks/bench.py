@@ -1,5 +1,5 @@
-"""`make bench`: what the embedded models learn, and how long a round and an evaluation take, alone
-and against TRL's.
+"""`make bench`: what the embedded models learn, how long a round and an evaluation take, alone and
+against TRL's, and what many cells cost beside their training.
 
 Prints each figure beside what it should be. The runs are kept in ./bench, so that a second call
 measures times anew and trains nothing again. Leaves out anything that fails a build.
@@ -18,9 +18,7 @@ from analysis.intervals import mean_t
 from grids import load_grid, outcome
 from grids.paths import Store, read_json, read_lines
 from tests.benchmarks import real_model
-from tests.benchmarks.told import HERE, ONE_CORE, ROOT, outside_work, told
-
-COMMAND = str(Path(sys.executable).parent / "banditgrid")
+from tests.benchmarks.told import COMMAND, HERE, ONE_CORE, ROOT, outside_work, told
 
 ROUND = """
 import sys, time
@@ -45,6 +43,8 @@ def main() -> None:
     subprocess.run(ratios, env=ONE_CORE, check=True, cwd=ROOT)
     real_model.main()
     commands()
+    for module in ("scale", "short_cells", "shell_loop"):
+        subprocess.run([sys.executable, "-m", f"tests.benchmarks.{module}"], check=True, cwd=ROOT)
 
 
 def learning() -> None:

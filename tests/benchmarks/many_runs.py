@@ -28,17 +28,11 @@ from grids import outcome
 from grids.cell import Cell
 from grids.load import load_grids
 from grids.paths import CellPaths, Store, write_json
+from orchestrator.marks import is_level
 from orchestrator.plan import Work
 from orchestrator.register import register
-from orchestrator.tracking import (
-    bring_level,
-    ensure_experiment,
-    ensure_run,
-    known_runs,
-    quiet_client,
-)
-from tests.benchmarks.bench import COMMAND
-from tests.benchmarks.told import ROOT, told
+from orchestrator.tracking import bring_level, ensure_experiment, quiet_client
+from tests.benchmarks.told import COMMAND, ROOT, told
 
 if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
@@ -180,11 +174,10 @@ def against_a_loop(store: Store, folder: Path, cells: Sequence[Cell]) -> None:
     uri = f"sqlite:///{folder / 'mlflow.db'}"
     client = quiet_client(uri)
     experiment = ensure_experiment(client, "paper")
-    known = known_runs(client, experiment)
-    for cell in cells[len(known) :]:
+    for cell in cells:
         work = Work("paper", cell, ("many",), outcome.FINISHED)
-        run_id = ensure_run(client, experiment, work, known)
-        bring_level(work, work.paths(store), uri, run_id)
+        if not is_level(work, work.paths(store), uri):
+            bring_level(work, work.paths(store), uri, experiment)
     seconds, frame = timed(lambda: Study.open(uri, "paper").runs())
     loop_seconds, rows = timed(lambda: loop(client, experiment))
     told(f"a loop over MLflow's client, {len(rows)} runs, s", loop_seconds)

@@ -10,7 +10,6 @@ processes and the workers take is no part of its memory. Leaves out what a round
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import signal
 import subprocess
@@ -33,11 +32,9 @@ from grids.grid import Grid
 from grids.load import load_grid
 from grids.paths import CellPaths, Store, write_json
 from orchestrator import marks, tracking
-from orchestrator.plan import Work
 from orchestrator.register import register
 from tests.benchmarks.many_runs import line
-from tests.benchmarks.bench import COMMAND
-from tests.benchmarks.told import ONE_CORE, ROOT, told
+from tests.benchmarks.told import COMMAND, ONE_CORE, ROOT, load, told
 
 STUDY, SEEDS, DONE_SEEDS, POINTS, QUESTIONS = "scale", 100, 90, 100, 500
 GRID: dict[str, Any] = {
@@ -150,8 +147,7 @@ def write_runs(grid: Grid, store: Store, cells: list[Cell]) -> dict[str, str]:
     for cell in cells:
         run_id = ids[cell.key]
         runs.append({**shared, "run_uuid": run_id, "name": cell.label})
-        work = Work(STUDY, cell, (grid.name,), outcome.FINISHED)
-        given = {**tracking.run_tags(work), outcome.TAG_STATUS: outcome.FINISHED}
+        given = {**tracking.run_tags(cell, [grid.name]), outcome.TAG_STATUS: outcome.FINISHED}
         tags += [{"key": k, "value": v, "run_uuid": run_id} for k, v in given.items()]
         given = tracking.params(cell)
         params += [{"key": k, "value": v, "run_uuid": run_id} for k, v in given.items()]
@@ -223,8 +219,7 @@ def main(folder: Path | None = None) -> None:
     folder = folder or ROOT / "bench" / "scale"
     grid, store = str(write_store(folder)), str(folder / "store")
     cells = 2 * 25 * 2 * SEEDS
-    load = os.getloadavg()[0]
-    print(f"\n{cells:,} cells of which {cells * DONE_SEEDS // SEEDS:,} are done; load {load:.1f}")
+    print(f"\n{cells:,} cells of which {cells * DONE_SEEDS // SEEDS:,} are done; {load()}")
     compare("plan", lambda: measured(["plan", grid, "--store", store]), 15)
     compare("status", lambda: measured(["status", "--store", store]), 15)
     compare("status of a grid", lambda: measured(["status", grid, "--store", store]), 15)

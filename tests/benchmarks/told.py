@@ -13,6 +13,7 @@ from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
+COMMAND = str(Path(sys.executable).parent / "banditgrid")
 ONE_CORE = {
     **os.environ,
     "OMP_NUM_THREADS": "1",
@@ -23,6 +24,11 @@ ONE_CORE = {
 }
 # What a round cannot do without, as timings.jsonl calls it.
 WORK = ("generate", "reference", "behaviour", "update")
+
+
+def load() -> str:
+    """What else runs on this machine, for beside a figure."""
+    return f"load average {os.getloadavg()[0]:.1f} on {len(os.sched_getaffinity(0))} cores"
 
 
 def told(what: str, value: float, target: str = "") -> None:

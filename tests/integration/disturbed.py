@@ -1,7 +1,7 @@
 """A study that is trained while a script disturbs it: its grids, its commands, who is at work.
 
 Everything that the script does is told with its time, in `diary.txt` and on the output.
-Leaves out machines (`hosts.py`, `nodes.py`) and what must be equal afterwards (`histories.py`).
+Leaves out machines (`hosts.py`, `nodes.py`) and how studies are compared (`histories.py`).
 """
 
 from __future__ import annotations
@@ -14,8 +14,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from grids.load import load_grid
+from grids.outcome import LOST, PREEMPTED
 from grids.paths import CellPaths, Store, StudyPaths, read_lines
-from tests.integration.hosts import wait_for
+from tests.integration import histories
+from tests.integration.common import wait_for
 from workers import lease
 
 STUDY = "disturbed"
@@ -107,6 +109,11 @@ class Disturbed:
     def run(self, name: str, *words: str, timeout: float = 120) -> str:
         return self.end(name, self.start(name, *words), timeout)
 
+    def wait_for(self, name: str, text: str, timeout: float = 120) -> None:
+        """Until a command has printed a text."""
+        file = self.folder / f"{name}.txt"
+        wait_for(f"{name}: {text}", lambda: text in file.read_text(errors="replace"), timeout)
+
     # ---- who is at work
 
     def at_work(self) -> list[Attempt]:
@@ -124,20 +131,18 @@ class Disturbed:
         """An attempt that has trained some rounds of its own, as soon as there is one."""
 
         def looked() -> Attempt | None:
-            for attempt in self.at_work():
-                begun_at = attempt.holder.from_round or 0
-                if suits(attempt) and attempt.rounds > begun_at + rounds and self._is_new(attempt):
+            for attempt in self.unhurt():
+                if suits(attempt) and attempt.rounds > (attempt.holder.from_round or 0) + rounds:
                     return attempt
             return None
 
         found: Attempt = wait_for("a worker that trains", looked, timeout, every=0.1)
         return found
 
-    def _is_new(self, attempt: Attempt) -> bool:
-        """Not one that was hit, and whose lease nobody has taken over yet."""
-        return all(
-            (attempt.key, attempt.holder.epoch) != (hit.key, hit.holder.epoch) for hit in self.hit
-        )
+    def unhurt(self) -> list[Attempt]:
+        """Attempts at work but those that were hit, and whose lease nobody has taken over yet."""
+        hit = {(attempt.key, attempt.holder.epoch) for attempt in self.hit}
+        return [a for a in self.at_work() if (a.key, a.holder.epoch) not in hit]
 
     def strike(self, what: str, *attempts: Attempt) -> None:
         """Tell of a disturbance that these attempts do not survive."""
@@ -147,3 +152,18 @@ class Disturbed:
     def taken_over(self, attempt: Attempt) -> bool:
         holder = lease.read(self.study.cell(attempt.key))
         return holder is not None and holder.epoch > attempt.holder.epoch
+
+
+def assert_equals(study: Disturbed, whole: Disturbed, uri: str) -> None:
+    """Every attempt that was hit ended so; every cell was trained by one worker at a time, is done
+    once, and is what it is in a study that nobody disturbed, in the store and in MLflow."""
+    for hit in study.hit:
+        lines = read_lines(study.study.cell(hit.key).attempts)
+        how = {line["attempt"]: line["how"] for line in lines}
+        assert how.get(hit.holder.epoch) in (LOST, PREEMPTED), f"{hit}: {how}"
+    for key, paths in study.cells().items():
+        ended = [line["how"] for line in histories.assert_one_at_a_time(paths)]
+        study.tell(f"{key}: {', '.join(ended)}")
+    histories.assert_same_studies(study.study, whole.study)
+    expected = histories.tracked(whole.store.tracking_uri, STUDY)
+    histories.assert_same_histories(histories.tracked(uri, STUDY), expected)

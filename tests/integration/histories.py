@@ -54,15 +54,13 @@ def tracked(uri: str, study: str) -> dict[str, Tracked]:
 def _tracked(client: Any, run: Any) -> Tracked:
     run_id = run.info.run_id
     histories = {
-        name: sorted((p.step, p.timestamp, repr(p.value)) for p in _points(client, run_id, name))
+        name: sorted(
+            (point.step, point.timestamp, repr(point.value))
+            for point in client.get_metric_history(run_id, name)
+        )
         for name in sorted(run.data.metrics)
     }
     return Tracked(run_id, run.info.status, run.data.tags, run.data.params, histories)
-
-
-def _points(client: Any, run_id: str, name: str) -> list[Any]:
-    """Every point of a metric. The server gives one page in thousands."""
-    return list(client.get_metric_history(run_id, name))
 
 
 def assert_same_histories(one: dict[str, Tracked], other: dict[str, Tracked]) -> None:

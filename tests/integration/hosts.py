@@ -1,4 +1,4 @@
-"""Several hosts on one machine: namespaces of Linux, a bridge between them, Ray on each. Needs root.
+"""Several hosts on one machine: namespaces of Linux, a bridge between them, Ray on each; as root.
 
 Each host has its own network address, processes, boot id, host name, /tmp and /dev/shm, as a
 machine of a cluster has; what the hosts share is what the test names, at the same path, and the
@@ -10,21 +10,17 @@ system either: a host that is cut off still writes to it.
 
 from __future__ import annotations
 
-import ipaddress
-import itertools
 import json
 import os
 import re
 import secrets
 import shlex
-import shutil
 import signal
 import subprocess
 import sys
 import tempfile
-import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -33,8 +29,10 @@ from typing import Any
 
 import pytest
 
+from tests.integration.common import quiet
+from tests.integration.network import APART, bridge_name, free_network, ip, missing, sweep
+
 ROOT = Path(__file__).resolve().parent.parent.parent
-NUMBERS = itertools.count()
 PORT, DASHBOARD_PORT = 6379, 8265
 # The first process of a host. It says when all is mounted, and ignores SIGCHLD so that the kernel
 # reaps what others leave to it. Shared folders below /tmp are bound into the new /tmp before that
@@ -56,29 +54,6 @@ echo ready
 trap '' CHLD
 exec sleep infinity
 """
-
-
-def missing() -> str | None:
-    """Why there can be no hosts here; None where there can."""
-    if not sys.platform.startswith("linux") or os.geteuid() != 0:
-        return "hosts in network namespaces need Linux and root"
-    for program in ("ip", "unshare", "nsenter", "setpriv"):
-        if shutil.which(program) is None:
-            return f"hosts in network namespaces need the program {program} (iproute2, util-linux)"
-    tried = subprocess.run(
-        ["unshare", "--net", "--mount", "--uts", "--ipc", "--pid", "--fork", "--mount-proc", "true"],
-        capture_output=True, text=True,
-    )  # fmt: skip
-    if tried.returncode:
-        return f"this machine allows no namespaces: {tried.stderr.strip()}"
-    name = f"bg{os.getpid()}.t"
-    tried = subprocess.run(
-        ["ip", "link", "add", name, "type", "bridge"], capture_output=True, text=True
-    )
-    if tried.returncode:
-        return f"this machine allows no bridge: {tried.stderr.strip()}"
-    _ip("link", "delete", name)
-    return None
 
 
 @dataclass(frozen=True)
@@ -124,15 +99,15 @@ class Hosts:
     def __enter__(self) -> Hosts:
         if (reason := missing()) is not None:
             pytest.skip(reason)
-        _sweep()
+        sweep()
         with ExitStack() as stack:
             self._stage = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="stage-")))
-            self._bridge = f"bg{os.getpid()}.{next(NUMBERS)}"
-            self._net = _free_network()
-            stack.callback(_ip, "link", "delete", self._bridge)
-            _ip("link", "add", self._bridge, "type", "bridge")
-            _ip("addr", "add", f"{self.outside}/24", "dev", self._bridge)
-            _ip("link", "set", self._bridge, "up")
+            self._bridge = bridge_name()
+            self._net = free_network()
+            ip("link", "add", self._bridge, "type", "bridge")
+            stack.callback(ip, "link", "delete", self._bridge)
+            ip("addr", "add", f"{self.outside}/24", "dev", self._bridge)
+            ip("link", "set", self._bridge, "up")
             stack.callback(self._power_off)
             for number in range(self.count):
                 self.hosts.append(self._boot(number))
@@ -174,12 +149,14 @@ class Hosts:
         name, address = f"host{number}", str(self._net[11 + number])
         link = f"{self._bridge}.{number}"
         inside = [ROOT, Path(sys.prefix), *self.shared]
-        below = [p.resolve().relative_to("/tmp") for p in inside if p.resolve().is_relative_to("/tmp")]
+        below = [
+            p.resolve().relative_to("/tmp") for p in inside if p.resolve().is_relative_to("/tmp")
+        ]
         script = INIT.format(
             name=name, boot=uuid.uuid4(), stage=self._stage,
             shared=" ".join(shlex.quote(str(path)) for path in below),
         )  # fmt: skip
-        apart = ["--net", "--mount", "--uts", "--ipc", "--pid", "--mount-proc"]
+        apart = [*(f"--{apart}" for apart in APART), "--mount-proc"]
         holder = subprocess.Popen(
             ["setpriv", "--pdeathsig", "KILL", "unshare", *apart, "--fork", "--kill-child",
              "bash", "-c", script],
@@ -195,8 +172,19 @@ class Hosts:
         return host
 
     def _plug(self, host: Host) -> None:
-        _ip("link", "add", host.link, "type", "veth", "peer", "name", "eth0", "netns", str(host.init))
-        _ip("link", "set", host.link, "master", self._bridge, "up")
+        ip(
+            "link",
+            "add",
+            host.link,
+            "type",
+            "veth",
+            "peer",
+            "name",
+            "eth0",
+            "netns",
+            str(host.init),
+        )
+        ip("link", "set", host.link, "master", self._bridge, "up")
         inside = ["nsenter", "--target", str(host.init), "--net", "ip"]
         for words in (
             ["link", "set", "lo", "up"],
@@ -215,29 +203,38 @@ class Hosts:
 
     def cut(self, host: Host) -> None:
         """Unplug its network cable: what it sends is lost, and nobody is told."""
-        _ip("link", "set", host.link, "down")
+        ip("link", "set", host.link, "down")
 
     def join(self, host: Host) -> None:
         """Plug its network cable in again."""
-        _ip("link", "set", host.link, "up")
+        ip("link", "set", host.link, "up")
 
     # ---- processes
 
-    def start(
-        self, host: Host, command: Sequence[str], env: Mapping[str, str] | None = None,
-        **options: Any,
-    ) -> subprocess.Popen[str]:  # fmt: skip
+    def start(self, host: Host, command: Sequence[str], **options: Any) -> subprocess.Popen[str]:
         """Start a command on a host, as from its console; do not wait for it."""
-        enter = ["nsenter", "--target", str(host.init), "--mount", "--uts", "--ipc", "--net", "--pid"]
-        here = {**self.environment(), "HOME": "/tmp/home", **(env or {})}
+        enter = [
+            "nsenter",
+            "--target",
+            str(host.init),
+            "--mount",
+            "--uts",
+            "--ipc",
+            "--net",
+            "--pid",
+        ]
+        here = {**self.environment(), "HOME": "/tmp/home"}
         return subprocess.Popen(
-            [*enter, f"--wd={options.pop('cwd', '/')}", "--", *command], env=here, text=True, **options
+            [*enter, f"--wd={options.pop('cwd', '/')}", "--", *command],
+            env=here,
+            text=True,
+            **options,
         )
 
-    def run(self, host: Host, command: Sequence[str], timeout: float = 60, **options: Any) -> str:
+    def run(self, host: Host, command: Sequence[str], timeout: float = 60) -> str:
         """Run a command on a host; its output. Raises where it fails."""
-        streams = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
-        with self.start(host, command, **streams, **options) as process:
+        piped = self.start(host, command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+        with piped as process:
             try:
                 told, _ = process.communicate(timeout=timeout)
             except subprocess.TimeoutExpired:
@@ -291,31 +288,6 @@ class Hosts:
         self.run(host, [ray, *words], timeout=120)
 
 
-def quiet(token: str) -> dict[str, str]:
-    """The settings of a Ray that takes only calls that know the token."""
-    return {
-        "RAY_AUTH_MODE": "token",
-        "RAY_AUTH_TOKEN": token,
-        "RAY_USAGE_STATS_ENABLED": "0",
-        "MLFLOW_DISABLE_TELEMETRY": "true",
-        "OMP_NUM_THREADS": "1",
-        "HF_HUB_OFFLINE": "1",
-    }
-
-
-def wait_for(what: str, holds: Callable[[], Any], timeout: float = 60, every: float = 0.5) -> Any:
-    """What `holds` answers as soon as it is true. Raises after `timeout` seconds."""
-    until = time.monotonic() + timeout
-    while not (answer := holds()):
-        assert time.monotonic() < until, f"{what}: not within {timeout:.0f} s"
-        time.sleep(every)
-    return answer
-
-
-def _ip(*words: str) -> str:
-    return subprocess.run(["ip", *words], check=True, capture_output=True, text=True).stdout
-
-
 def _end(host: Host) -> None:
     """Switch a host off. Its network namespace and its link go with its last process."""
     try:
@@ -326,24 +298,6 @@ def _end(host: Host) -> None:
     if host.holder.stdout is not None:
         host.holder.stdout.close()
     subprocess.run(["ip", "link", "delete", host.link], capture_output=True)
-
-
-def _sweep() -> None:
-    """Take away bridges whose test was killed before it could."""
-    for link in json.loads(_ip("-json", "link", "show", "type", "bridge") or "[]"):
-        found = re.fullmatch(r"bg(\d+)\.\w+", link["ifname"])
-        if found and not Path(f"/proc/{found[1]}").exists():
-            subprocess.run(["ip", "link", "delete", link["ifname"]], capture_output=True)
-
-
-def _free_network() -> ipaddress.IPv4Network:
-    """A private network that this machine has no route to."""
-    routes = [r.get("dst", "") for r in json.loads(_ip("-json", "-4", "route", "show", "table", "all"))]
-    taken = [ipaddress.ip_network(dst, strict=False) for dst in routes if re.match(r"\d", dst)]
-    while True:
-        found = ipaddress.IPv4Network(f"10.{77 + secrets.randbelow(100)}.{secrets.randbelow(256)}.0/24")
-        if not any(found.overlaps(other) for other in taken):
-            return found
 
 
 def _pids() -> Iterator[int]:

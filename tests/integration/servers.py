@@ -23,17 +23,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.hosts import wait_for
+from tests.integration.common import free_port, wait_for
 
 QUIET = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
 DEBIAN = Path("/usr/lib/postgresql")
-
-
-def free_port(address: str = "127.0.0.1") -> int:
-    """A port that nobody has, for now."""
-    with socket.socket() as found:
-        found.bind((address, 0))
-        return int(found.getsockname()[1])
 
 
 @dataclass

@@ -15,10 +15,10 @@ from pathlib import Path
 
 import pytest
 
-from grids.paths import StudyPaths, read_lines
-from tests.integration import histories
-from tests.integration.disturbed import STUDY, Attempt, Disturbed
-from tests.integration.hosts import Host, Hosts, Process, missing, wait_for
+from tests.integration.common import wait_for
+from tests.integration.disturbed import Attempt, Disturbed, assert_equals
+from tests.integration.hosts import Host, Hosts, Process
+from tests.integration.network import missing
 from tests.integration.servers import Mlflow, Postgres
 
 pytestmark = [
@@ -27,11 +27,19 @@ pytestmark = [
     pytest.mark.skipif(missing() is not None, reason=str(missing())),
 ]
 GRID = """
-base: {rounds: 60, batch: 8, rollouts: 8, eval: {every: 10, test_questions: 100, train_questions: 0}}
-axes: {model: [tiny-qwen2, tiny-llama, tiny-olmo2], dataset: [tiny-sums], advantage: [raw, grpo]}
+base:
+  rounds: 90
+  batch: 8
+  rollouts: 8
+  eval: {{every: 10, test_questions: 100, train_questions: 0}}
+axes: {{model: [tiny-qwen2, tiny-llama, tiny-olmo2], dataset: [tiny-sums], advantage: {advantages}}}
+seeds: {seeds}
 """
-GRIDS = {"many": GRID + "seeds: [0, 1]\n", "more": GRID.replace("tiny-qwen2, ", "") + "seeds: [2]\n"}
-DRIVER = r"orchestrator\.\w+ .*\brun\b|import start; start\(\) run"
+GRIDS = {
+    "many": GRID.format(advantages=["raw", "grpo"], seeds=[0, 1]),
+    "more": GRID.format(advantages=["raw"], seeds=[2]),
+}
+DRIVER = r"import start; start\(\) run "
 WORKER = r"^ray::\w+\.train"
 # A head that notices in some ten seconds that a host is cut off; Ray's own settings take a minute.
 WATCHFUL = {
@@ -41,6 +49,7 @@ WATCHFUL = {
     "RAY_health_check_failure_threshold": "3",
     "BANDITGRID_LEASE_SECONDS": "12",
 }
+BEGUN = "the first cells begin"  # a driver says so that has found MLflow
 CUT_SECONDS, MLFLOW_AWAY_SECONDS = 60, 120
 
 
@@ -92,7 +101,7 @@ class Cluster:
     def kill_driver(self) -> None:
         drivers = self.hosts.processes(self.hosts.head, DRIVER)
         assert drivers, [p.command for p in self.hosts.processes(self.hosts.head)]
-        attempts = [a for a in self.study.at_work() if self.study._is_new(a)]
+        attempts = self.study.unhurt()
         self.study.strike(f"SIGKILL for the driver ({len(drivers)} processes)", *attempts)
         for driver in drivers:
             self.hosts.kill(driver)
@@ -140,36 +149,22 @@ def test_a_study_to_which_everything_happens_equals_one_that_ran_in_peace(
     study, (_, one, other) = cluster.study, cluster.hosts.hosts
     study.run("first", *cluster.submit("many"), "--no-wait")
     cluster.kill_worker(one)
+    cluster.kill_driver()
+    again = study.start("again", *cluster.submit("many"), "--slots", "2")
+    beside = study.start("beside", *cluster.submit("many", "more"), "--slots", "2")
+    study.wait_for("again", BEGUN)
+    study.wait_for("beside", BEGUN)
     cluster.mlflow.stop()
-    study.tell("MLflow is stopped")
     away = time.monotonic()
+    study.tell("MLflow is stopped")
     cluster.kill_host(other)
-    other = cluster.hosts.hosts[2]
     frozen, process = cluster.cut_off(one)
-    cut = time.monotonic()
-    beside = study.start("beside", *cluster.submit("many", "more"))
-    time.sleep(max(0, cut + CUT_SECONDS - time.monotonic()))
+    time.sleep(CUT_SECONDS)
     assert study.taken_over(frozen), f"nobody took over {frozen}"
     cluster.back(one, process)
     time.sleep(max(0, away + MLFLOW_AWAY_SECONDS - time.monotonic()))
     cluster.mlflow.start()
     study.tell("MLflow runs again")
-    cluster.kill_driver()
-    again = study.start("again", *cluster.submit("many", "more"))
-    study.end("again", again, timeout=600)
-    study.tell(f"beside: {beside.wait(60)}")
+    for name, driver in (("again", again), ("beside", beside)):
+        study.end(name, driver, timeout=600)
     assert_equals(study, whole, cluster.mlflow.uri)
-
-
-def assert_equals(study: Disturbed, whole: Disturbed, uri: str) -> None:
-    """Every cell is done once, as the script disturbed it, and is what it is undisturbed."""
-    for hit in study.hit:
-        lines = read_lines(study.study.cell(hit.key).attempts)
-        how = {line["attempt"]: line["how"] for line in lines}
-        assert how.get(hit.holder.epoch) in ("lost", "preempted"), f"{hit}: {how}"
-    for key, paths in study.cells().items():
-        ended = [line["how"] for line in histories.assert_one_at_a_time(paths)]
-        study.tell(f"{key}: {', '.join(ended)}")
-    histories.assert_same_studies(study.study, whole.study)
-    expected = histories.tracked(whole.store.tracking_uri, STUDY)
-    histories.assert_same_histories(histories.tracked(uri, STUDY), expected)
