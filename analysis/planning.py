@@ -3,8 +3,9 @@
 One `Design` a contrast and kind of pair (equal seeds, questions and samples). Its noise is that of
 the study's own runs where both arms of some pair have at least two seeds with outcomes, else
 `power.ASSUMED`. Of a large study about `MOST_RUNS` runs are read, spread over the pairs: more would
-tell the noise little better, and a plan should not take long. Runs that diverged are no noise and are left out; so are outcomes that cannot be
-read, which tables name. Leaves out the formulas (`power.py`) and printing.
+tell the noise little better, and a plan should not take long. Runs that diverged are no noise and
+are left out; so are outcomes that cannot be read, which tables name. Leaves out the formulas
+(`power.py`) and printing.
 """
 
 from __future__ import annotations

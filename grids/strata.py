@@ -43,7 +43,7 @@ class Stratum:
 
 def strata(grid: Grid, contrast: Contrast) -> tuple[Stratum, ...]:
     """Every stratum of which the grid has both arms, in the order of its cells."""
-    arms: dict[str, dict[int, Cell]] = {}  # arm_key -> seed -> cell
+    arms: dict[str, dict[int, Cell]] = {}  # arm_key -> seed -> cell, of all seeds
     for cell in grid.cells():
         arms.setdefault(cell.arm_key, {})[cell.seed] = cell
     named = {*contrast.a, *contrast.b, *contrast.with_}
@@ -55,10 +55,7 @@ def strata(grid: Grid, contrast: Contrast) -> tuple[Stratum, ...]:
             found.setdefault((a, b))
     made = []
     for a, b in found:
-        seeds = [seed for seed in grid.seeds if seed in arms[a] and seed in arms[b]]
-        if not seeds:
-            continue
-        a_S, b_S = (tuple(arms[arm][seed] for seed in seeds) for arm in (a, b))
+        a_S, b_S = (tuple(arms[arm][seed] for seed in grid.seeds) for arm in (a, b))
         settings = {axis: getattr(a_S[0], axis) for axis in ("model", "dataset")}
         settings |= {axis: getattr(a_S[0], axis) for axis in free}
         made.append(Stratum(contrast, settings, a_S, b_S))

@@ -192,7 +192,7 @@ class Queue:
         out_again = how == OUT_OF_MEMORY and item.halved
         item.halved |= how == OUT_OF_MEMORY
         if item.tries >= self._limit or out_again:
-            self._doom(item, f"{reason} (attempt {item.tries} without a later checkpoint)")
+            self._doom(item, reason)
         else:
             self._again(item, reason)
 

@@ -23,7 +23,7 @@ seeds: {seeds}
 """
 GRIDS = {"many": GRID.format(seeds=[0, 1, 2]), "more": GRID.format(seeds=[3])}
 DRIVER = "import start; start() run"
-BEGUN = "the first cells begin"
+SENT, BEGUN = "runs study", "the first cells begin"
 SOON = {"BANDITGRID_LEASE_SECONDS": "6"}
 
 
@@ -39,6 +39,7 @@ def test_a_study_to_which_much_happens_equals_one_that_ran_in_peace(tmp_path: Pa
         study.tell("Ray's head and MLflow run")
         nodes.start()
         disturb(study, nodes, mlflow)
+        study.level(mlflow.uri)
         whole.end("run", peace, timeout=120)
         assert_equals(study, whole, mlflow.uri)
 
@@ -70,6 +71,7 @@ def disturb(study: Disturbed, nodes: Nodes, mlflow: Mlflow) -> None:
         if DRIVER in " ".join(process.cmdline()):
             process.kill()
     again = study.start("again", *submit("many"), "--slots", "1")
+    study.wait_for("again", SENT)
     beside = study.start("beside", *submit("many", "more"), "--slots", "1")
     study.wait_for("again", BEGUN)
     study.wait_for("beside", BEGUN)

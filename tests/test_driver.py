@@ -51,6 +51,9 @@ seeds: [0, 1]
 """
 
 
+ONE_ROLLOUT = "tiny-qwen2 tiny-sums (8,1,0) raw s0"
+
+
 @dataclass
 class Bench:
     """A store and what the runs into it left."""
@@ -124,19 +127,21 @@ def bench(tmp_path_factory: pytest.TempPathFactory) -> Bench:
     bench = Bench(tmp_path_factory.mktemp("driver"))
     path = bench.grid("long", LONG)
     (cell,) = bench.cells(path).values()
-    smoke = bench.cells(SMOKE).values()
+    smoke = bench.cells(SMOKE)
     with subprocess.Popen(
         bench.command(SMOKE, path), cwd=bench.folder, env=bench.environment(),
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, preexec_fn=_interruptible,
     ) as run:  # fmt: skip
         deadline = time.monotonic() + 180
-        while len(read_lines(cell.journal)) < 25 or not all(c.done.exists() for c in smoke):
+        while len(read_lines(cell.journal)) < 25 or not all(
+            c.done.exists() for c in smoke.values()
+        ):
             assert run.poll() is None and time.monotonic() < deadline
             time.sleep(0.05)
         run.send_signal(signal.SIGINT)
         out, _ = run.communicate(timeout=60)
     bench.ended["interrupted"] = subprocess.CompletedProcess(run.args, run.returncode, out, "")
-    bench.journals = {name: read(c) for name, c in (("long", cell), ("smoke", next(iter(smoke))))}
+    bench.journals = {name: read(c) for name, c in (("long", cell), ("smoke", smoke[ONE_ROLLOUT]))}
     return bench
 
 
@@ -229,9 +234,11 @@ def test_one_bad_cell_does_not_stop_the_others(continued: Bench) -> None:
     assert "of 4 cells: 3 finished, 1 failed" in ran.stdout
     ((label, paths),) = continued.cells(continued.folder / "broken.yaml").items()
     failed = read_json(paths.failed)
-    assert failed is not None and failed["attempts"] == 1 and failed["traceback"]
+    assert failed is not None and failed["attempts"] == 3 and failed["traceback"]
     reason = failed["error"].splitlines()[0]
     assert f"{label}  failed: {reason}" in ran.stdout
+    assert f"banditgrid logs {paths.directory.name}" in ran.stdout
+    assert [line["how"] for line in read_lines(paths.attempts)] == ["failed"] * 3
     run = continued.tracked()[paths.directory.name]
     assert run.info.status == "FAILED"
     assert run.data.tags["banditgrid.status_reason"] == reason

@@ -29,10 +29,11 @@ from orchestrator import afar, cli, endpoint, following, remote
 from orchestrator.following import Follower, exit_code, why
 from orchestrator.jobs import KIND, Cluster, Gone, Job, Sent
 from orchestrator.shipping import Order, Shipped
+from orchestrator.show_jobs import show_sent, told_jobs
 from tests.conftest import ROOT
 from tests.heads import Head, free_ports, started
 from tests.test_cli import Ran
-from tests.test_stopping import LABELS, store  # noqa: F401
+from tests.test_stopping import LABELS, Told, store  # noqa: F401
 
 GRID = """
 name: {name}
@@ -197,6 +198,32 @@ def test_commands_that_ended_are_swept_off_the_list_and_studies_are_not(
     assert cluster.job("banditgrid-kept-1").over
     with pytest.raises(Gone):
         cluster.job(asked)
+
+
+def job(study: str, number: int, status: str = "RUNNING", where: str = "/shared") -> Job:
+    return Job(f"banditgrid-{study}-{number}", study, where, {"g": "1"}, "code", status, 1e9)
+
+
+def test_jobs_that_run_are_told_and_else_the_newest_of_a_study() -> None:
+    newest_first = [job("a", 3), job("a", 2, "FAILED"), job("b", 2, "STOPPED"), job("a", 1)]
+    newest_first += [job("b", 1, "SUCCEEDED")]
+    told = [(one.study, one.number) for one in told_jobs(newest_first)]
+    assert told == [("a", 3), ("a", 1), ("b", 2)]
+    assert [place.store for place in afar.places(newest_first, None)] == ["/shared"]
+    (named,) = afar.places(newest_first, Path("/other"))
+    assert (named.store, named.job) == ("/other", None)
+
+
+def test_a_sender_reads_whom_it_shares_with_and_how_to_go_on() -> None:
+    out = Told()
+    beside = (job("a", 1), job("a", 2, where="/other"))
+    show_sent(Sent(job("a", 3), False, "code", beside, 4_000_000), "http://h:8265", out)
+    assert "banditgrid-a-3 runs study a; code and grids: 4.0 MB" in str(out)
+    assert "beside it runs banditgrid-a-1: the two share the cells out" in str(out)
+    assert "beside it runs banditgrid-a-2: it has a store of its own, /other" in str(out)
+    assert "banditgrid stop a --address http://h:8265" in str(out)
+    show_sent(Sent(job("a", 3), True, "other code"), "http://h:8265", out)
+    assert "since 2001-09-09 01:46:40, with other code than this machine's" in str(out)
 
 
 # ---- following

@@ -57,11 +57,12 @@ def test_states_without_a_done_mark(paths):
 
 
 def test_an_open_cell_stands_where_its_journal_ends(paths):
-    write_journal(paths, {"round": 0, outcome.TEST_PASS: 0.25}, {"round": 1}, {"round": 2})
+    scored = ({"round": i, outcome.TEST_PASS: value} for i, value in enumerate((0.25, 0.5)))
+    write_journal(paths, *scored, {"round": 2})
     with paths.journal.open("a") as file:
         file.write('{"round": 3')  # being written
     found = standing(paths, 10)
-    assert (found.state, found.round, found.test_pass) == ("unfinished", 2, 0.25)
+    assert (found.state, found.round, found.test_pass) == ("unfinished", 2, 0.5)
     assert found.seconds_ago < 60
 
 

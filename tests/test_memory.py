@@ -18,10 +18,12 @@ from tests.conftest import ROOT
 from workers import memory
 from workers.engine import TransformersEngine
 from workers.footprint import (
+    _read,
     _saved,
     generation_rows,
     pass_rows,
     predicted_bytes,
+    row_bytes,
     shape_of,
 )
 from workers.models import load_policy
@@ -102,6 +104,9 @@ def test_the_shape_is_that_of_the_model(tiny, name):
         config.num_hidden_layers, config.hidden_size, config.vocab_size,
     )  # fmt: skip
     assert generation_rows(cell, shape) == TransformersEngine(policy, cell).width
+    config.num_key_value_heads = 2
+    grouped = _read(config.to_dict(), shape.parameters)
+    assert row_bytes(cell, grouped) == TransformersEngine(policy, cell)._row_bytes(cell)
     bare = cell.model_spec.model_copy(update={"parameters": 0.0})
     weights = sum(p.numel() for p in policy.model.parameters())
     assert shape_of(bare).parameters == pytest.approx(weights, rel=0.02)

@@ -99,6 +99,14 @@ def test_more_work_is_estimated_as_more(longer: Work, shorter: Work) -> None:
     assert work_estimate(longer) > work_estimate(shorter) >= 0
 
 
+def test_the_base_is_evaluated_once_and_as_fully_as_the_end() -> None:
+    greedy, sampled = (
+        work_estimate(work(eval=settings)) - work_estimate(work(eval=settings, begun=True))
+        for settings in ({}, {"samples": 4})
+    )
+    assert sampled == pytest.approx(5 * greedy)
+
+
 def test_a_larger_model_costs_more_and_an_unknown_one_something() -> None:
     small, large = (
         work(model=name, dataset="gsm8k", batch=32)

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -31,8 +32,9 @@ paths = CellPaths(Path(sys.argv[1]))
 held = lease.acquire(paths, "cell")
 print("held", flush=True)
 asked = paths.leave, paths.directory.parent.parent / "leave.json"
-while sys.argv[2] != "heeds" or not any(path.exists() for path in asked):
+while "heeds" not in sys.argv[2] or not any(path.exists() for path in asked):
     time.sleep(0.02)
+time.sleep(2 if "slowly" in sys.argv[2] else 0)
 held.release()
 """
 LABELS = {
@@ -112,12 +114,13 @@ def test_who_stays_is_named_when_the_time_is_over(store: Store, start: Start) ->
 
 def test_a_cell_that_a_driver_still_gave_out_is_waited_for(store: Store, start: Start) -> None:
     """The first worker's end is seen; so is the worker that came in the meantime."""
-    first, watcher = start("aa11"), stopping.Watcher(store, ["s"])
-    held = watcher.all()
-    start("bb33", does="stays")
-    stopping.ask(store.study("s"), "stopped")
-    assert not stopping._wait(watcher, held, 2, Told(), everything=True)
+    first, out = start("aa11", does="heeds slowly"), Told()
+    with ThreadPoolExecutor(1) as pool:
+        stopped = pool.submit(stopping.stop_study, store, "s", 4, out)
+        start("bb33", does="stays")
+        assert not stopped.result()
     assert first.wait(10) == 0
+    assert f"left: {LABELS['aa11']}" in str(out) and "still there:\n  twin on" in str(out)
 
 
 def test_one_cell_leaves_and_the_others_go_on(store: Store, start: Start) -> None:

@@ -174,14 +174,12 @@ def test_files_that_changed_are_read_anew(tmp_path):
     cell = Cell(model="tiny-qwen2", dataset="tiny-sums", batch=8, **specs)
     policy = warm.policy(cell)
     before, first = state(policy.model), warm.questions(cell, policy)
-    other = Path(str(MODELS["tiny-llama"].path))
-    for file in other.iterdir():
-        shutil.copy(file, model / file.name)
     (data / "test.jsonl").write_text((data / "train.jsonl").read_text())
-    changed = warm.policy(cell)
-    assert state(changed.model) != before
-    second = warm.questions(cell, changed)
+    second = warm.questions(cell, policy)
     assert len(second.test) == len(first.train) != len(first.test)
+    for file in Path(str(MODELS["tiny-llama"].path)).iterdir():
+        shutil.copy(file, model / file.name)
+    assert state(warm.policy(cell).model) != before
 
 
 @pytest.mark.parametrize(

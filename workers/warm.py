@@ -52,13 +52,25 @@ _after_first: dict[Any, Held] = {}  # a model -> the memory after its first cell
 def policy(cell: Cell) -> Policy:
     """The cell's base model, fresh and the cell's own, as `models.load_policy` gives it."""
     _settle()
+    spec = cell.model_spec
     with memory.starting():
-        base = _once("model", _model_content(cell.model_spec), lambda: load_base(cell.model_spec))
-        if _bytes(base) > _most():
+        base = _once("model", _model_content(spec), lambda: _base(spec))
+        if _is_large(base):
             _kept.pop("model")
             return placed(base)
-        model, tokenizer = copy.deepcopy(base.model), copy.deepcopy(base.tokenizer)
-        return placed(replace(base, model=model, tokenizer=tokenizer))
+        return placed(_copied(base))
+
+
+def _base(spec: ModelSpec) -> Policy:
+    """The base model; one that is kept lies in memory of its own, not in its files' pages, which
+    a program that writes the files anew takes away."""
+    base = load_base(spec)
+    return base if _is_large(base) else _copied(base)
+
+
+def _copied(base: Policy) -> Policy:
+    model, tokenizer = copy.deepcopy(base.model), copy.deepcopy(base.tokenizer)
+    return replace(base, model=model, tokenizer=tokenizer)
 
 
 def questions(cell: Cell, policy: Policy) -> Questions:
@@ -124,7 +136,7 @@ def _model_content(spec: ModelSpec) -> Any:
 
 
 def _data_content(spec: DatasetSpec) -> Any:
-    return json.dumps(spec.model_dump(mode="json"), sort_keys=True)
+    return json.dumps(spec.model_dump(mode="json"), sort_keys=True), _files(spec)
 
 
 def _files(spec: ModelSpec | DatasetSpec) -> Any:
@@ -132,14 +144,12 @@ def _files(spec: ModelSpec | DatasetSpec) -> Any:
     return stamp(Path(spec.path)) if spec.path else None
 
 
-def _bytes(base: Policy) -> int:
-    return sum(p.numel() * p.element_size() for p in base.model.parameters())
-
-
-def _most() -> int:
+def _is_large(base: Policy) -> bool:
+    """Too large to be there twice."""
     import torch
 
-    return KEPT_BESIDE_GPU if torch.cuda.is_available() else KEPT_ON_CPU
+    size = sum(p.numel() * p.element_size() for p in base.model.parameters())
+    return size > (KEPT_BESIDE_GPU if torch.cuda.is_available() else KEPT_ON_CPU)
 
 
 @lru_cache(maxsize=1)

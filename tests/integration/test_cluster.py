@@ -49,7 +49,7 @@ WATCHFUL = {
     "RAY_health_check_failure_threshold": "3",
     "BANDITGRID_LEASE_SECONDS": "12",
 }
-BEGUN = "the first cells begin"  # a driver says so that has found MLflow
+SENT, BEGUN = "runs study", "the first cells begin"  # a driver says so that has found MLflow
 CUT_SECONDS, MLFLOW_AWAY_SECONDS = 60, 120
 
 
@@ -151,6 +151,7 @@ def test_a_study_to_which_everything_happens_equals_one_that_ran_in_peace(
     cluster.kill_worker(one)
     cluster.kill_driver()
     again = study.start("again", *cluster.submit("many"), "--slots", "2")
+    study.wait_for("again", SENT)
     beside = study.start("beside", *cluster.submit("many", "more"), "--slots", "2")
     study.wait_for("again", BEGUN)
     study.wait_for("beside", BEGUN)
@@ -167,4 +168,5 @@ def test_a_study_to_which_everything_happens_equals_one_that_ran_in_peace(
     study.tell("MLflow runs again")
     for name, driver in (("again", again), ("beside", beside)):
         study.end(name, driver, timeout=600)
+    study.level(cluster.mlflow.uri)
     assert_equals(study, whole, cluster.mlflow.uri)
