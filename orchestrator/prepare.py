@@ -16,7 +16,7 @@ from typing import Any
 from rich.console import Console
 
 from grids.errors import InputError
-from grids.paths import DamagedError, Store, read_mark, write_json
+from grids.paths import Store, read_mark, write_json
 from orchestrator import attempts, cluster, marks, tracking
 from orchestrator.ledger import DONE
 from orchestrator.plan import Plan, Work
@@ -127,16 +127,9 @@ def level(plan: Plan, where: cluster.Tracking, store: Store, out: Console) -> No
     if len(lacking) >= MANY_RUNS:
         out.print(f"bringing {len(lacking)} MLflow runs level with their journals")
     for work in lacking:
-        if not _level(work, where, store):
+        experiment = where.experiments[work.study]
+        if not tracking.bring_level(work, work.paths(store), where.uri, experiment):
             out.print(f"{work.cell.label}: MLflow lacks its history; the next run sends it")
-
-
-def _level(work: Work, where: cluster.Tracking, store: Store) -> bool:
-    experiment = where.experiments[work.study]
-    try:
-        return tracking.bring_level(work, work.paths(store), where.uri, experiment)
-    except DamagedError as error:
-        raise InputError(f"{work.cell.label}: {error}") from None
 
 
 def close(item: Item, where: cluster.Tracking, status: str, reason: str) -> None:
@@ -154,5 +147,5 @@ def close(item: Item, where: cluster.Tracking, status: str, reason: str) -> None
                 writer.finish(done)
             else:
                 writer.end(status, reason)
-    except (lease.Held, lease.Lost, DamagedError, OSError):
+    except (lease.Held, lease.Lost, OSError):
         pass  # another has the cell, or the store is away: its next worker tells

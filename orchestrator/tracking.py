@@ -306,8 +306,12 @@ class Writer:
         try:
             self.lease.check()
             call(*arguments)
-        except (Lost, DamagedError):
+        except Lost:
             raise
+        except DamagedError as error:  # whoever trains the cell reads the file too, and stops there
+            self.failures += 1
+            print(error, file=sys.stderr, flush=True)
+            return False
         except Exception as error:
             self.failures += 1
             now = time.monotonic()

@@ -76,7 +76,7 @@ class Wish:
 class Trial:
     """One attempt at a cell in this process."""
 
-    def __init__(self, task: Task, uri: str) -> None:
+    def __init__(self, task: Task, uri: str, node: str = "") -> None:
         from workers.memory import Peak
 
         self.task, self.uri = task, uri
@@ -86,7 +86,7 @@ class Trial:
         self.peak = Peak()
         self.wish = Wish(self.paths, self.store, task["study"])
         self.told: dict[str, Any] = {
-            "node": ray.get_runtime_context().get_node_id(), "gpus": task["gpus"],
+            "node": node, "gpus": task["gpus"],
             "rows_per_pass": self.cell.rows_per_pass if task["halved"] else None,
             "from_round": attempts.checkpoint_round(self.paths),
         }  # fmt: skip
@@ -200,7 +200,8 @@ class CellTrial(tune.Trainable):
     def step(self) -> dict[str, Any]:
         from workers import warm
 
-        trial = Trial(self._task, self._uri)
+        node = ray.get_runtime_context().get_node_id()
+        trial = Trial(self._task, self._uri, node)
         result = trial.run()
         if result["how"] in (FAILED, OUT_OF_MEMORY, LOST) or warm.leaked(trial.cell):
             # A failed CUDA context or a half-changed library must not reach the next cell. The

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -21,7 +23,6 @@ from workers.footprint import predicted_bytes
 from workers.memory import CONTEXT_BYTES
 
 H100 = Gpus(80 * 10**9, 80 * 10**9)
-PORT = 6420
 RAY = str(Path(sys.executable).with_name("ray"))
 
 
@@ -115,10 +116,13 @@ def test_a_machine_tells_the_gpus_that_it_sees() -> None:
 def fake(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The address of a Ray head that says that it has a GPU."""
     folder = Path("/tmp") / f"bgp{os.getpid()}"  # a socket's path is short
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
     env = {**os.environ, "RAY_AUTH_MODE": "disabled", "RAY_USAGE_STATS_ENABLED": "0"}
     command = [
         RAY, "start", "--head", "--num-cpus=1", "--num-gpus=1",
-        f"--port={PORT}", "--include-dashboard=false", f"--temp-dir={folder}",
+        f"--port={port}", "--include-dashboard=false", f"--temp-dir={folder}",
         "--node-ip-address=127.0.0.1", "--block",
     ]  # fmt: skip
     head = subprocess.Popen(
@@ -128,11 +132,12 @@ def fake(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     for line in head.stdout:
         if "Ray runtime started" in line:
             break
-    yield f"127.0.0.1:{PORT}"
+    yield f"127.0.0.1:{port}"
     family = psutil.Process(head.pid).children(recursive=True)
     for process in (psutil.Process(head.pid), *family):
         process.kill()
     head.wait()
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 ASK = """
