@@ -37,11 +37,6 @@ class Worker:
     peak_rss_bytes: int | None
     peak_gpu_bytes: int | None
 
-    @property
-    def peak_bytes(self) -> int | None:
-        """Of the GPU, where there is one."""
-        return self.peak_gpu_bytes or self.peak_rss_bytes
-
 
 def worker_of(paths: CellPaths, watch: lease.Watch) -> Worker | None:
     """None where nobody has the cell. Raises `OSError` where the store does not answer."""

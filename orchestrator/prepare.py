@@ -19,7 +19,7 @@ from grids.errors import InputError
 from grids.paths import Store, read_mark, write_json
 from orchestrator import attempts, cluster, marks, tracking
 from orchestrator.ledger import DONE
-from orchestrator.plan import Plan, Work
+from orchestrator.plan import Plan
 from orchestrator.queue import Item
 from workers import lease
 

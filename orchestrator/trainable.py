@@ -207,6 +207,8 @@ class CellTrial(tune.Trainable):
             # A failed CUDA context or a half-changed library must not reach the next cell. The
             # driver reads in the store how this one ended.
             ray.actor.exit_actor()
+        if result["how"] == MISTAKE:
+            warm.forget()
         return {**result, "key": self._task["key"], DONE: True}
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:

@@ -176,6 +176,11 @@ def test_status_from_the_store_alone(
     paths.journal.write_text("".join(json.dumps(line) + "\n" for line in lines))
     alone = json.loads(banditgrid("status", "--json").out)["cells"]
     assert [(row["key"], row["state"], row["round"]) for row in alone] == [(first, "unfinished", 1)]
+    assert set(alone[0]) == {
+        "study", "key", "label", "grids", "rounds", "state", "round", "test_pass", "reason",
+        "seconds_ago", "host", "pid", "gpus", "rows_per_pass", "peak_rss_bytes", "peak_gpu_bytes",
+        "beat_seconds_ago", "seconds_left", "failed_attempts", "leaving",
+    }  # fmt: skip
     write_json(paths.failed, {"error": "RuntimeError: broken"})
     rows = json.loads(banditgrid("status", path, "--json").out)["cells"]
     assert [(row["key"], row["state"]) for row in rows] == [(first, "failed"), (second, "waiting")]

@@ -15,6 +15,7 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -79,10 +80,8 @@ class BanditTrainer(PassTrainer):
         count = (cell.rounds - start) * cell.batch
         revision = cell.dataset_spec.revision
         stream = prompt_stream(revision, cell.seed, len(self.questions), start * cell.batch, count)
-
-        def looked_up(rows: dict[str, list[int]]) -> dict[str, list[Any]]:
-            return {**rows, "prompt": [self.questions[i].text for i in rows["question"]]}
-
+        # datasets makes a fingerprint of all that the transform holds: the texts, not the model.
+        looked_up = partial(_with_text, [question.text for question in self.questions])
         return Dataset.from_dict({"question": stream}).with_transform(looked_up)
 
     def memory(self) -> dict[str, Any]:
@@ -224,6 +223,11 @@ class BanditTrainer(PassTrainer):
         grouped = [rows[start : start + n] for start in range(0, len(rows), n)]
         with self.round.timed("look closer"):
             self.round.metrics |= second_moments(groups, grouped, self._score_norm)
+
+
+def _with_text(texts: Sequence[str], rows: dict[str, list[int]]) -> dict[str, list[Any]]:
+    """Rows of question numbers with the questions' texts."""
+    return {**rows, "prompt": [texts[i] for i in rows["question"]]}
 
 
 def _samples(questions: Sequence[str]) -> list[tuple[str, int]]:

@@ -10,15 +10,15 @@ processes and the workers take is no part of its memory. Leaves out what a round
 from __future__ import annotations
 
 import json
+import math
 import shutil
 import signal
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import psutil
@@ -57,7 +57,8 @@ GRID: dict[str, Any] = {
     ],
 }  # fmt: skip
 VARIANTS = 16  # journals that differ
-STARTED = "  started"  # what `run` prints after a cell's label
+STARTING = "starting Ray"  # how the line of `run` begins, and what it prints after a cell's label
+STARTED = "  started"
 
 
 # ---- the store
@@ -160,11 +161,17 @@ def write_runs(grid: Grid, store: Store, cells: list[Cell]) -> dict[str, str]:
 # ---- what is measured
 
 
-def measured(words: list[str], until: str | None = None) -> tuple[float, float]:
-    """Wall seconds and peak resident megabytes of one command, or of it up to a line of output.
+class Cost(NamedTuple):
+    """What a command took; `cpu` is of its own process, and other load changes it little."""
 
-    What has said the line is asked to stop, as Ctrl-C does.
-    """
+    seconds: float
+    cpu: float
+    megabytes: float
+    begun: float  # seconds until it began to start Ray; NaN where it did not
+
+
+def measured(words: list[str], until: str | None = None) -> Cost:
+    """One command, or it up to a line of output. Then it is asked to stop, as by Ctrl-C."""
     began = time.perf_counter()
     process = subprocess.Popen(
         [COMMAND, *words], cwd=ROOT, env=ONE_CORE, stdout=subprocess.PIPE, text=True,
@@ -172,23 +179,29 @@ def measured(words: list[str], until: str | None = None) -> tuple[float, float]:
     )  # fmt: skip
     peak = Peak(process.pid)
     assert process.stdout is not None
-    seconds, said = 0.0, until is None
+    seconds, begun = math.nan, math.nan
     for text in process.stdout:
-        if until and not said and until in text:
-            seconds, said = time.perf_counter() - began, True
+        if text.startswith(STARTING):
+            begun = time.perf_counter() - began
+        if until and math.isnan(seconds) and until in text:
+            seconds = time.perf_counter() - began
             peak.stop()
             process.send_signal(signal.SIGINT)
     code = process.wait()
-    if not said or (until is None and code):
+    peak.stop()
+    if until is None and code == 0:
+        seconds = time.perf_counter() - began
+    if math.isnan(seconds):
         raise SystemExit(f"banditgrid {words[0]} ended with {code}; it did not say {until!r}")
-    return seconds or time.perf_counter() - began, peak.stop()
+    return Cost(seconds, peak.cpu, peak.bytes / 1e6, begun)
 
 
 class Peak:
-    """The largest resident memory of one process, looked at 20 times a second."""
+    """The largest resident memory of a process and its CPU seconds, looked at 20 times a second."""
 
     def __init__(self, pid: int) -> None:
-        self._process, self._bytes = psutil.Process(pid), 0
+        self.bytes, self.cpu = 0, 0.0
+        self._process = psutil.Process(pid)
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._watch, daemon=True)
         self._thread.start()
@@ -196,22 +209,24 @@ class Peak:
     def _watch(self) -> None:
         while not self._stop.wait(0.05):
             try:
-                self._bytes = max(self._bytes, self._process.memory_info().rss)
-            except psutil.NoSuchProcess:
+                self.bytes = max(self.bytes, self._process.memory_info().rss)
+                times = self._process.cpu_times()
+            except psutil.Error:
                 return
+            self.cpu = max(self.cpu, times.user + times.system)
 
-    def stop(self) -> float:
-        """Megabytes."""
+    def stop(self) -> None:
         self._stop.set()
         self._thread.join()
-        return self._bytes / 1e6
 
 
-def compare(name: str, measure: Callable[[], tuple[float, float]], most: float) -> None:
-    """Print both figures of a command beside what they should be."""
-    seconds, megabytes = measure()
-    told(f"{name}, seconds", seconds, f"at most {most:g}")
-    told(f"{name}, peak MB", megabytes, "at most 1000")
+def show(name: str, cost: Cost) -> None:
+    """Each figure of a command beside what it should be."""
+    told(f"{name}, seconds", cost.seconds, "at most 15")
+    if not math.isnan(cost.begun):
+        told("  of which before Ray is started", cost.begun)
+    told("  CPU seconds of its process", cost.cpu)
+    told("  peak MB of its process", cost.megabytes, "at most 1000")
 
 
 def main(folder: Path | None = None) -> None:
@@ -220,11 +235,11 @@ def main(folder: Path | None = None) -> None:
     grid, store = str(write_store(folder)), str(folder / "store")
     cells = 2 * 25 * 2 * SEEDS
     print(f"\n{cells:,} cells of which {cells * DONE_SEEDS // SEEDS:,} are done; {load()}")
-    compare("plan", lambda: measured(["plan", grid, "--store", store]), 15)
-    compare("status", lambda: measured(["status", "--store", store]), 15)
-    compare("status of a grid", lambda: measured(["status", grid, "--store", store]), 15)
+    show("plan", measured(["plan", grid, "--store", store]))
+    show("status", measured(["status", "--store", store]))
+    show("status of a grid", measured(["status", grid, "--store", store]))
     begin = ["run", grid, "--store", store, "--slots", "1"]
-    compare("run to its first trial", lambda: measured(begin, STARTED), 15)
+    show("run to its first trial", measured(begin, STARTED))
     forget_what_began(folder)
 
 

@@ -20,7 +20,7 @@ import subprocess
 import sys
 import tempfile
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -31,6 +31,7 @@ import pytest
 
 from tests.integration.common import quiet
 from tests.integration.network import APART, bridge_name, free_network, ip, missing, sweep
+from tests.integration.processes import Process, processes_below
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 PORT, DASHBOARD_PORT = 6379, 8265
@@ -54,15 +55,6 @@ echo ready
 trap '' CHLD
 exec sleep infinity
 """
-
-
-@dataclass(frozen=True)
-class Process:
-    """A process of a host: its id outside, its id in the host, and its command line."""
-
-    pid: int
-    inner: int
-    command: str
 
 
 @dataclass
@@ -148,17 +140,15 @@ class Hosts:
     def _boot(self, number: int) -> Host:
         name, address = f"host{number}", str(self._net[11 + number])
         link = f"{self._bridge}.{number}"
-        inside = [ROOT, Path(sys.prefix), *self.shared]
-        below = [
-            p.resolve().relative_to("/tmp") for p in inside if p.resolve().is_relative_to("/tmp")
-        ]
+        seen = [path.resolve() for path in (ROOT, Path(sys.prefix), *self.shared)]
+        below = [path.relative_to("/tmp") for path in seen if path.is_relative_to("/tmp")]
         script = INIT.format(
             name=name, boot=uuid.uuid4(), stage=self._stage,
             shared=" ".join(shlex.quote(str(path)) for path in below),
         )  # fmt: skip
         apart = [*(f"--{apart}" for apart in APART), "--mount-proc"]
         holder = subprocess.Popen(
-            ["setpriv", "--pdeathsig", "KILL", "unshare", *apart, "--fork", "--kill-child",
+            ["setpriv", "--pdeathsig=KILL", "unshare", *apart, "--fork", "--kill-child",
              "bash", "-c", script],
             stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
         )  # fmt: skip
@@ -172,18 +162,8 @@ class Hosts:
         return host
 
     def _plug(self, host: Host) -> None:
-        ip(
-            "link",
-            "add",
-            host.link,
-            "type",
-            "veth",
-            "peer",
-            "name",
-            "eth0",
-            "netns",
-            str(host.init),
-        )
+        peer = ["peer", "name", "eth0", "netns", str(host.init)]
+        ip("link", "add", host.link, "type", "veth", *peer)
         ip("link", "set", host.link, "master", self._bridge, "up")
         inside = ["nsenter", "--target", str(host.init), "--net", "ip"]
         for words in (
@@ -213,23 +193,9 @@ class Hosts:
 
     def start(self, host: Host, command: Sequence[str], **options: Any) -> subprocess.Popen[str]:
         """Start a command on a host, as from its console; do not wait for it."""
-        enter = [
-            "nsenter",
-            "--target",
-            str(host.init),
-            "--mount",
-            "--uts",
-            "--ipc",
-            "--net",
-            "--pid",
-        ]
+        enter = ["nsenter", "--target", str(host.init), *(f"--{apart}" for apart in APART)]
         here = {**self.environment(), "HOME": "/tmp/home"}
-        return subprocess.Popen(
-            [*enter, f"--wd={options.pop('cwd', '/')}", "--", *command],
-            env=here,
-            text=True,
-            **options,
-        )
+        return subprocess.Popen([*enter, "--wd=/", "--", *command], env=here, text=True, **options)
 
     def run(self, host: Host, command: Sequence[str], timeout: float = 60) -> str:
         """Run a command on a host; its output. Raises where it fails."""
@@ -244,24 +210,15 @@ class Hosts:
         return told
 
     def processes(self, host: Host, matching: str = "") -> list[Process]:
-        """The processes of a host whose command line has a match of the pattern, but the first."""
-        here = _namespace(host.init)
-        found = [_process(pid) for pid in _pids() if pid != host.init and _namespace(pid) == here]
-        return [p for p in found if p is not None and re.search(matching, p.command)]
-
-    def kill(self, process: Process) -> None:
-        """End a process without a word to it."""
-        try:
-            os.kill(process.pid, signal.SIGKILL)
-        except ProcessLookupError:
-            pass
+        """The processes of a host whose command line has a match of the pattern."""
+        return [p for p in processes_below(host.init) if re.search(matching, p.command)]
 
     def kill_host(self, host: Host) -> int:
         """End all processes of a host without a word to them; how many. Its kernel stays up."""
         killed: set[int] = set()
         while left := [p for p in self.processes(host) if p.pid not in killed]:
             for process in left:
-                self.kill(process)
+                process.kill()
                 killed.add(process.pid)
         return len(killed)
 
@@ -298,28 +255,3 @@ def _end(host: Host) -> None:
     if host.holder.stdout is not None:
         host.holder.stdout.close()
     subprocess.run(["ip", "link", "delete", host.link], capture_output=True)
-
-
-def _pids() -> Iterator[int]:
-    return (int(path.name) for path in Path("/proc").glob("[0-9]*"))
-
-
-def _namespace(pid: int) -> int:
-    """The inode of a process's namespace of processes; -1 for a process that has ended."""
-    try:
-        return os.stat(f"/proc/{pid}/ns/pid").st_ino
-    except OSError:
-        return -1
-
-
-def _process(pid: int) -> Process | None:
-    """A process that runs; None for one that has ended."""
-    try:
-        status = Path(f"/proc/{pid}/status").read_text()
-        command = Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode()
-    except OSError:
-        return None
-    if re.search(r"^State:\s+Z", status, re.M):
-        return None
-    inner = re.search(r"^NSpid:.*\s(\d+)$", status, re.M)
-    return Process(pid, int(inner[1]) if inner else pid, command.strip())

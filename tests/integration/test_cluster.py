@@ -17,8 +17,9 @@ import pytest
 
 from tests.integration.common import wait_for
 from tests.integration.disturbed import Attempt, Disturbed, assert_equals
-from tests.integration.hosts import Host, Hosts, Process
+from tests.integration.hosts import Host, Hosts
 from tests.integration.network import missing
+from tests.integration.processes import Process
 from tests.integration.servers import Mlflow, Postgres
 
 pytestmark = [
@@ -86,7 +87,7 @@ class Cluster:
     def kill_worker(self, host: Host) -> None:
         attempt = self.worker_on(host)
         self.study.strike(f"SIGKILL for a worker on {host.name}", attempt)
-        self.hosts.kill(self.process(host, attempt))
+        self.process(host, attempt).kill()
 
     def kill_host(self, host: Host) -> None:
         """And switch it on again."""
@@ -104,7 +105,7 @@ class Cluster:
         attempts = self.study.unhurt()
         self.study.strike(f"SIGKILL for the driver ({len(drivers)} processes)", *attempts)
         for driver in drivers:
-            self.hosts.kill(driver)
+            driver.kill()
 
     def cut_off(self, host: Host) -> tuple[Attempt, Process]:
         """Its cable is unplugged, and its worker hangs, as one does whose store does not answer."""
