@@ -29,6 +29,8 @@ from grids.paths import CellPaths, Store, read_mark
 from orchestrator import attempts
 from orchestrator.attempts import BLIND, HELD, MISTAKE, Ending, Result
 from orchestrator.capture import captured
+from orchestrator.ledger import DONE as DONE_STATES
+from orchestrator.ledger import state_of
 from orchestrator.marks import redacted
 from orchestrator.tracking import Writer
 from workers.lease import Held, Lease, Lost, held
@@ -99,15 +101,24 @@ class Trial:
         """Train the cell. Every way in which that can end is a `Result`."""
         if read_mark(self.store.identity) != {"id": self.task["store_id"]}:
             return Result(how=BLIND, reason=self._blind())
+        if (done := self._done()) is not None:
+            return done
         self.peak.reset()
         try:
             with held(self.paths, self.cell.label, self.about, self.task["stale"]) as lease:
+                if (done := self._done()) is not None:
+                    return done
                 with captured(self.paths.log):
                     return self._train(lease)
         except Held as error:
             return Result(how=HELD, reason=str(error))
         except Lost as error:
             return Result(how=LOST, reason=str(error))
+
+    def _done(self) -> Result | None:
+        """Another driver's worker was faster."""
+        state = state_of(self.paths, self.cell.rounds, self.cell.eval_key)
+        return Result(how=state, reason="") if state in DONE_STATES else None
 
     def _train(self, lease: Lease) -> Result:
         attempts.note_lost(lease)

@@ -5,6 +5,7 @@ Most jobs here run a line of shell instead of a study: what they would train is 
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import signal
@@ -239,6 +240,22 @@ def test_a_log_is_the_jobs_own_text_once_also_over_lost_connections(
     out: list[str] = []
     Follower(cluster, job.id, out.append).so_far()
     assert "".join(out) == text
+
+
+def test_what_was_written_is_not_written_again_over_a_new_connection(
+    cluster: Cluster, order: Callable[..., Cheap], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    script = "sleep 0.2; for i in $(seq 30); do echo line $i; done"
+    sent = cluster.send(order("twice", script))
+    followed(cluster, sent)
+    monkeypatch.setattr(following, "LOOK_SECONDS", 4.0)  # the log comes before the next look
+    text: list[str] = []
+    follower = Follower(cluster, sent.job.id, text.append)
+    for _ in range(2):
+        asyncio.run(follower._tail())
+    assert len(text) > 0
+    follower.so_far()
+    assert "".join(text) == "".join(f"line {i}\n" for i in range(1, 31))
 
 
 def test_a_job_that_the_cluster_does_not_know_is_told(cluster: Cluster) -> None:

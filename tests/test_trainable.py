@@ -79,6 +79,15 @@ def test_an_attempt_that_finishes(trial: Any, tiny: Any, client: Any) -> None:
     assert run_of(client, made).info.status == "FINISHED"
 
 
+def test_a_cell_that_another_has_finished_gets_no_attempt(trial: Any, tiny: Any) -> None:
+    made = trial(tiny())
+    made.run()
+    assert trial(tiny()).run() == {"how": "finished", "reason": ""}
+    assert len(read_lines(made.paths.attempts)) == 1
+    holder = lease.read(made.paths)
+    assert holder is not None and holder.epoch == 1
+
+
 def test_a_cell_asked_to_leave_saves_and_goes_on_as_if_never_asked(
     trial: Any, tiny: Any, client: Any, tmp_path: Path
 ) -> None:
