@@ -105,7 +105,7 @@ def one_study(jobs: Sequence[Job], name: str | None, address: str) -> str:
 
 def status(
     address: str, store: Path | None, grids: Sequence[Path], models: Path | None,
-    data: Path | None, out: Console | None,
+    data: Path | None, out: Console | None, everything: bool = False,
 ) -> dict[str, Any]:  # fmt: skip
     """Jobs, cells, and stores that could not be read with the reason; shown on `out` too."""
     cluster = Cluster(address)
@@ -126,7 +126,7 @@ def status(
         told["cells"] += [{"store": place.store, **row} for row in rows]
         if out is not None:
             out.print(Text(f"\nstore {place.store}"), soft_wrap=True)
-            show_status(rows, out)
+            show_status(rows, out, everything)
     return told
 
 

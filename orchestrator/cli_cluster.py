@@ -109,6 +109,9 @@ def status(
     ] = None,
     store: AnyStore = None, models: Models = None, data: Data = None, as_json: AsJson = False,
     address: Address = None,
+    everything: Annotated[
+        bool, typer.Option("--all", help="Every cell of a large study, in a terminal too.")
+    ] = False,
 ) -> None:  # fmt: skip
     """Show each cell's state, last round and last Pass@1, and which jobs of a cluster run."""
     from orchestrator import afar, here
@@ -117,11 +120,11 @@ def status(
 
     out = None if as_json else console()
     if address is not None:
-        told = afar.status(address, store, grids or [], models, data, out)
+        told = afar.status(address, store, grids or [], models, data, out, everything)
     else:
         told = {"cells": here.rows(Store(store or STORE), grids or [], models, data)}
         if out is not None:
-            show_status(told["cells"], out)
+            show_status(told["cells"], out, everything)
     if as_json:
         options.print_json(told)
 

@@ -24,7 +24,7 @@ from tests.benchmarks.told import COMMAND, ONE_CORE, ROOT, load, told
 
 CELLS, ALONE, FEW, SLOTS = 200, 20, 20, 2
 BASE: dict[str, Any] = {
-    "batch": 16, "rounds": 8, "eval": {"every": 8, "test_questions": 64, "train_questions": 0},
+    "batch": 16, "rounds": 14, "eval": {"every": 14, "test_questions": 64, "train_questions": 0},
 }  # fmt: skip
 ENDED = "  finished"  # what `run` prints after a cell's label; before that `  started`
 STARTED = "  started"
