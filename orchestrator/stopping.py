@@ -82,8 +82,9 @@ def ask(place: CellPaths | StudyPaths, why: str) -> None:
 def stop_study(store: Store, name: str, seconds: float, out: Console) -> bool:
     """Ask all of a study's workers to leave; whether all did in time."""
     watcher = Watcher(store, [name])
-    ask(store.study(name), STOPPED)
     held = watcher.all()
+    ask(store.study(name), STOPPED)
+    held = held or watcher.all()  # one may have come between the look and the request
     told = f"asked {_count(held)} to leave" if held else "no cell runs; no more will be begun"
     out.print(f"study {name}: {told}", highlight=False)
     # A driver that has not seen the request yet may give out another cell: so all, once more.
@@ -93,8 +94,8 @@ def stop_study(store: Store, name: str, seconds: float, out: Console) -> bool:
 def stop_cell(store: Store, cell: Found, seconds: float, out: Console) -> bool:
     """Ask the worker of one cell to leave; whether it did in time."""
     watcher = Watcher(store, [cell.study])
-    ask(cell.paths, STOPPED)
     held = watcher.among([cell])
+    ask(cell.paths, STOPPED)
     out.print(f"{cell}: " + ("asked to leave" if held else "no worker has it"), highlight=False)
     return _wait(watcher, held, seconds, out)
 

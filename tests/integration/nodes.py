@@ -122,4 +122,12 @@ class Nodes:
             except psutil.NoSuchProcess:
                 pass
         self._nodes[number].wait()
-        psutil.wait_procs(found, timeout=10)
+        wait_for("the end of a node", lambda: all(map(_has_ended, found)), every=0.1)
+
+
+def _has_ended(process: psutil.Process) -> bool:
+    """Also where nobody has asked for its exit code yet."""
+    try:
+        return not process.is_running() or bool(process.status() == psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return True
