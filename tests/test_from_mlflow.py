@@ -25,6 +25,7 @@ from tests.synthetic_store import (
     study_of,
     write_journal,
 )
+from workers.lease import held
 
 EVAL = {"samples": 4, "every": 50, "primary": "sampled", "train_questions": 300}
 AXES = {"advantage": ["raw", "batch_mean"], "clip": ["off", 0.2], "updates_per_round": [2]}
@@ -50,14 +51,16 @@ def made(tmp_path_factory):
     works = {work.cell.key: work for work in make_plan([GRID], store).works}
     client = tracking.connect(store.tracking_uri)
     experiment = tracking.ensure_experiment(client, "test")
-    known = {}
     cells = GRID.cells()
     for i, cell in enumerate(cells):
-        run_id = tracking.ensure_run(client, experiment, works[cell.key], known)
         paths = paths_of(GRID, cell, store)
-        writer = Writer(store.tracking_uri, run_id, paths, ("small",))
-        leave(i, cell, store, paths, writer)
-        assert writer.failures == 0
+        with held(paths, cell.label) as lease:
+            work = works[cell.key]
+            grids = ("small",)
+            writer = Writer(store.tracking_uri, experiment, work.cell, grids, paths, lease)
+            client.update_run(writer.run_id(), status="SCHEDULED")
+            leave(i, cell, store, paths, writer)
+            assert writer.failures == 0
     client.create_run(experiment, run_name="not banditgrid's")
     return SimpleNamespace(store=store, client=client, experiment=experiment, cells=cells)
 
@@ -197,12 +200,12 @@ def test_finals_of_a_run_that_goes_on_are_not_those_of_its_new_horizon(made, tmp
     paths = finish(short, cell, store, lines_of(0.6))
     for rounds, grid in ((100, short), (300, long)):
         work = make_plan([grid], store).works[0]
-        known = tracking.known_runs(made.client, made.experiment)
-        run_id = tracking.ensure_run(made.client, made.experiment, work, known)
-        if rounds == 100:
-            Writer(made.store.tracking_uri, run_id, paths).finish(
-                json.loads(paths.done.read_text())
-            )
+        uri = made.store.tracking_uri
+        with held(paths, cell.label) as lease:
+            writer = Writer(uri, made.experiment, work.cell, work.grids, paths, lease)
+            run_id = writer.run_id()
+            if rounds == 100:
+                writer.finish(json.loads(paths.done.read_text()))
     study = Study.open(made.store.tracking_uri, "test")
     made.client.delete_run(run_id)
     assert study.run(cell).state == "finished"
