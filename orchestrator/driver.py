@@ -112,7 +112,7 @@ def _run(summary: Summary, store: Store, uri: str, settings: Settings, out: Cons
             _train(summary, where, store, settings, out)
         finally:
             with _undisturbed():
-                _account(summary, where)
+                _account(summary, where, store)
 
 
 def _preflight(plan: Plan, out: Console) -> None:
@@ -147,8 +147,8 @@ def _train(
                 cluster.stop()
 
 
-def _account(summary: Summary, where: cluster.Tracking) -> None:
-    """Read what became of cells, and close the MLflow runs of those whose worker is gone."""
+def _account(summary: Summary, where: cluster.Tracking, store: Store) -> None:
+    """Read what became of cells; bring MLflow level with those whose worker could not."""
     if summary.queue is not None:
         summary.queue.settle()
     ours = [item for item in summary.ended if item.began]
@@ -157,6 +157,7 @@ def _account(summary: Summary, where: cluster.Tracking) -> None:
             prepare.close(item, where, "KILLED", "the run was stopped")
         elif item.doomed is not None:
             prepare.close(item, where, "FAILED", item.reason)
+    prepare.make_up([item.work for item in ours if item.state in DONE], where, store)
     if summary.queue is not None and summary.queue.stopping:
         summary.interrupted = True
 

@@ -19,7 +19,7 @@ from grids.errors import InputError
 from grids.paths import Store, read_mark, write_json
 from orchestrator import attempts, cluster, marks, tracking
 from orchestrator.ledger import DONE
-from orchestrator.plan import Plan
+from orchestrator.plan import Plan, Work
 from orchestrator.queue import Item
 from workers import lease
 
@@ -130,6 +130,16 @@ def level(plan: Plan, where: cluster.Tracking, store: Store, out: Console) -> No
         experiment = where.experiments[work.study]
         if not tracking.bring_level(work, work.paths(store), where.uri, experiment):
             out.print(f"{work.cell.label}: MLflow lacks its history; the next run sends it")
+
+
+def make_up(works: Iterable[Work], where: cluster.Tracking, store: Store) -> None:
+    """Send what MLflow did not take while cells ended; where it does not answer, the next run."""
+    for work in works:
+        paths = work.paths(store)
+        if not marks.is_level(work, paths, where.uri):
+            experiment = where.experiments[work.study]
+            if not tracking.bring_level(work, paths, where.uri, experiment):
+                return
 
 
 def close(item: Item, where: cluster.Tracking, status: str, reason: str) -> None:

@@ -1,9 +1,9 @@
 """Which cell gets the next free slot: the one place that decides, for one driver.
 
 In the plan's order: first what nobody holds. Cells that another driver's worker holds are watched,
-and taken when they are given up. A cell whose worker failed or died comes again after the others,
-while its attempts make progress; after so many without a later checkpoint it counts as failed. A
-preempted cell comes first. Nothing is kept: the store tells a new driver all that it needs. Leaves
+and taken when they are given up. A cell that failed comes again after the others, one whose worker
+was lost or preempted before them, so that seeds stay balanced; while attempts make progress, that
+is: after so many without a later checkpoint a cell counts as failed. Nothing is kept: the store tells a new driver all that it needs. Leaves
 out Ray (`cluster.py`) and what a worker does (`trainable.py`).
 """
 
@@ -194,7 +194,7 @@ class Queue:
         if item.tries >= self._limit or out_again:
             self._doom(item, reason)
         else:
-            self._again(item, reason)
+            self._again(item, reason, first=how == LOST)
 
     def _broken_start(self, item: Item, reason: str) -> None:
         item.broken += 1

@@ -90,7 +90,7 @@ class Trial:
         self.told: dict[str, Any] = {
             "node": node, "gpus": task["gpus"],
             "rows_per_pass": self.cell.rows_per_pass if task["halved"] else None,
-            "from_round": attempts.checkpoint_round(self.paths),
+            "from_round": None,
         }  # fmt: skip
 
     def about(self) -> dict[str, Any]:
@@ -122,6 +122,7 @@ class Trial:
 
     def _train(self, lease: Lease) -> Result:
         attempts.note_lost(lease)
+        self.told["from_round"] = attempts.checkpoint_round(self.paths)
         lease.discard(self.paths.failed)
         writer = Writer(
             self.uri, self.task["experiment"], self.cell, self.task["grids"], self.paths, lease
