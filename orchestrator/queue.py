@@ -2,9 +2,9 @@
 
 In the plan's order: first what nobody holds. Cells that another driver's worker holds are watched,
 and taken when they are given up. A cell that failed comes again after the others, one whose worker
-was lost or preempted before them, so that seeds stay balanced; while attempts make progress, that
-is: after so many without a later checkpoint a cell counts as failed. Nothing is kept: the store tells a new driver all that it needs. Leaves
-out Ray (`cluster.py`) and what a worker does (`trainable.py`).
+was lost or preempted before them, so that seeds stay balanced; after so many attempts without a
+later checkpoint a cell counts as failed. Nothing is kept: the store tells a new driver all that it
+needs. Leaves out Ray (`cluster.py`) and what a worker does (`trainable.py`).
 """
 
 from __future__ import annotations
