@@ -16,7 +16,7 @@ import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any, Final, TypedDict
 
 import ray
 from ray import tune
@@ -35,6 +35,9 @@ from orchestrator.marks import redacted
 from orchestrator.tracking import Writer
 from workers.lease import Held, Lease, Lost, held
 
+# After these the process ends: a failed CUDA context or a half-changed library must not reach the
+# next cell, and a machine that is wanted for something else gets none.
+ENDING_PROCESS: Final = (FAILED, OUT_OF_MEMORY, LOST, PREEMPTED)
 LOOK_SECONDS = 1.0  # between looks for a request to leave
 
 
@@ -215,10 +218,8 @@ class CellTrial(tune.Trainable):
         node = ray.get_runtime_context().get_node_id()
         trial = Trial(self._task, self._uri, node)
         result = trial.run()
-        if result["how"] in (FAILED, OUT_OF_MEMORY, LOST) or warm.leaked(trial.cell):
-            # A failed CUDA context or a half-changed library must not reach the next cell. The
-            # driver reads in the store how this one ended.
-            ray.actor.exit_actor()
+        if result["how"] in ENDING_PROCESS or warm.leaked(trial.cell):
+            ray.actor.exit_actor()  # the driver reads in the store how the cell ended
         if result["how"] == MISTAKE:
             warm.forget()
         return {**result, "key": self._task["key"], DONE: True}
