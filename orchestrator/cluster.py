@@ -7,12 +7,15 @@ a later run would read. Leaves out what is checked of a cluster's nodes (`nodes.
 
 from __future__ import annotations
 
+import io
 import logging
 import os
 import secrets
 import socket
+import sys
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -132,32 +135,50 @@ def start(settings: Settings) -> None:
         "include_dashboard": False,
         "object_store_memory": OBJECT_STORE_BYTES,
     }
+    said = io.StringIO()
     try:
-        ray.init(
-            address=settings.address or "local", logging_level=quiet,
-            log_to_driver=settings.verbose, **(own if local else {}),
-        )  # fmt: skip
+        with aside(said):
+            ray.init(
+                address=settings.address or "local", logging_level=quiet,
+                log_to_driver=settings.verbose, **(own if local else {}),
+            )  # fmt: skip
     except (ConnectionError, RuntimeError, ray.exceptions.RayError) as error:
-        raise InputError(_not_let_in(settings.address, error)) from None
+        told = f"{redacted(error)}\n{redacted(said.getvalue())}"
+        raise InputError(_not_let_in(settings.address, told.strip())) from None
     for name in ("ray", "ray.tune", "ray.train"):
         logging.getLogger(name).setLevel(quiet)
 
 
-def _not_let_in(address: str | None, error: Exception) -> str:
+@contextmanager
+def aside(said: io.StringIO) -> Iterator[None]:
+    """Within it, what native code writes to standard error goes to `said` and not to people."""
+    sys.stderr.flush()
+    kept = os.dup(2)
+    with tempfile.TemporaryFile() as file:
+        os.dup2(file.fileno(), 2)
+        try:
+            yield
+        finally:
+            os.dup2(kept, 2)
+            os.close(kept)
+            file.seek(0)
+            said.write(file.read().decode(errors="replace"))
+
+
+def _not_let_in(address: str | None, told: str) -> str:
     """What Ray's many words come to."""
-    told = redacted(error)
     if "Version mismatch" in told:
         return (
             f"the cluster at {address} runs other versions than this client: "
             f"{' '.join(told.split())}; install the cluster's Ray and Python here, or use "
             "`banditgrid submit`, whose job runs with the cluster's own"
         )
-    if any(word in told for word in ("token", "auth", "Unauthenticated", "UNAUTHENTICATED")):
+    if "InvalidAuthToken" in told or "Unauthenticated" in told:
         return (
             f"the cluster at {address} does not take the token from {tokens.source()}; give the "
             "one that it was started with"
         )
-    return _no_cluster(address, told.splitlines()[0] if told else type(error).__name__)
+    return _no_cluster(address, told.partition("\n")[0])
 
 
 def cores() -> int:

@@ -171,3 +171,14 @@ def test_a_study_to_which_everything_happens_equals_one_that_ran_in_peace(
         study.end(name, driver, timeout=600)
     study.level(cluster.mlflow.uri)
     assert_equals(study, whole, cluster.mlflow.uri)
+
+
+def test_a_store_that_one_host_alone_sees_is_told(cluster: Cluster) -> None:
+    words = cluster.submit("more")
+    words[words.index("--store") + 1] = "/tmp/of-the-head-alone/store"
+    refused = cluster.study.start("refused", *words)
+    assert refused.wait(180) == 2
+    told = (cluster.study.folder / "refused.txt").read_text(encoding="utf-8")
+    (error,) = [line for line in told.splitlines() if "error:" in line]
+    assert "host1: no such folder" in error and "host2: no such folder" in error
+    assert "host0" not in error and "Traceback" not in told
