@@ -74,7 +74,7 @@ def _row(attempt: dict[str, Any]) -> list[str]:
     def told(name: str) -> str:
         return "" if attempt.get(name) is None else str(attempt[name])
 
-    rounds = f"{told('from_round')}-{told('to_round')}" if told("to_round") else ""
+    rounds = f"{told('from_round') or 0}-{told('to_round')}" if told("to_round") else ""
     return [
         told("attempt"), told("host"), told("began")[:16].replace("T", " "), _took(attempt), rounds,
         told("how").replace("_", " "), told("rows_per_pass"), _memory(attempt),

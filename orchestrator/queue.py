@@ -85,6 +85,7 @@ class Queue:
         self._elsewhere: list[Item] = []
         self._given: set[tuple[str, str]] = set()
         self._store, self._progress, self._slots, self._limit = store, progress, slots, limit
+        self._studies = sorted({item.work.study for item in self.items})
         self._watch = lease.Watch()
         self._looked = 0.0
         self.stopping = False
@@ -125,9 +126,15 @@ class Queue:
             self._end(item, state)
         elif item.doomed is not None and item.place == WAITING:
             self._give_up(item)
-        elif self.stopping or is_to_stop(item.paths.leave):
+        elif is_to_stop(item.paths.leave) or self._is_stopping():
             self._end(item, STOPPED)
         return item.place == ENDED
+
+    def _is_stopping(self) -> bool:
+        """Somebody asked for a whole study to be stopped."""
+        files = (self._store.study(study).leave for study in self._studies)
+        self.stopping = self.stopping or any(map(is_to_stop, files))
+        return self.stopping
 
     def _give(self, item: Item, holder: lease.Holder | None) -> Item:
         item.place, item.epoch = GIVEN, holder.epoch if holder else 0
@@ -155,6 +162,7 @@ class Queue:
         item, how, reason = self._by_key[where], result["how"], result["reason"]
         self._given.discard(where)
         if how in DONE or how == STOPPED:
+            self._is_stopping()
             self._end(item, how, reason)
         elif how == MISTAKE:
             self._end(item, FAILED, reason)
@@ -240,8 +248,7 @@ class Queue:
         if now - self._looked < POLL_SECONDS:
             return
         self._looked = now
-        studies = {item.work.study for item in self.items}
-        self.stopping |= any(is_to_stop(self._store.study(name).leave) for name in studies)
+        self._is_stopping()
         still = []
         for item in self._elsewhere:
             if self._watch.is_free(item.paths, lease.read(item.paths)):

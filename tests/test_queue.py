@@ -255,10 +255,16 @@ def test_stopping_a_cell_and_a_study(queues: Any, store: Store) -> None:
     worker.finishes()
     assert seed(queue.next()) == 2 and queue.items[1].state == "stopped"
     write_json(store.study("s").leave, {"why": "stopped"})
-    queue.next()
-    assert queue.stopping
     Worker(queue, queue.items[2]).ends("stopped")
-    assert queue.next() is None and queue.finished
+    assert queue.stopping and queue.next() is None and queue.finished
+
+
+def test_a_study_that_is_to_stop_gives_nothing_out_any_more(queues: Any, store: Store) -> None:
+    queue = queues(slots=1)
+    queue._looked = 1e18  # long before the next look around
+    write_json(store.study("s").leave, {"why": "stopped"})
+    assert queue.next() is None and queue.stopping
+    assert [i.state for i in queue.items] == ["stopped"] * 3
 
 
 def test_a_request_for_a_preempted_machine_stops_no_cell(queues: Any) -> None:
