@@ -37,7 +37,7 @@ POLL_SECONDS: Final = 2.0
 WAITING, GIVEN, ELSEWHERE, ENDED = "waiting", "given", "elsewhere", "ended"
 
 
-@dataclass
+@dataclass(eq=False)
 class Item:
     """A cell on its way.
 
@@ -104,18 +104,28 @@ class Queue:
                 item.state = state if state in DONE else ""
 
     def next(self) -> Item | None:
-        """The cell for a free slot, or None where there is no slot or no cell just now."""
-        self._look_around()
-        if len(self._given) >= self._slots():
-            return None
+        """The cell for a free slot; None where there is no slot or no cell just now, or where the
+        store does not answer: then later."""
+        try:
+            self._look_around()
+            if len(self._given) < self._slots():
+                return self._first_free()
+        except OSError:
+            pass
+        return None
+
+    def _first_free(self) -> Item | None:
         while self._waiting:
-            item = self._waiting.pop(0)
-            if self._settled(item):
-                continue
-            holder = lease.read(item.paths)
-            if self._watch.is_free(item.paths, holder):
-                return self._give(item, holder)
-            self._put_elsewhere(item)
+            item = self._waiting[0]
+            settled = self._settled(item)
+            holder = None if settled else lease.read(item.paths)
+            free = settled or self._watch.is_free(item.paths, holder)
+            given = self._give(item, holder) if free and not settled else None
+            self._waiting.remove(item)  # last: until here nothing has changed that cannot again
+            if given is not None:
+                return given
+            if not free:
+                self._put_elsewhere(item)
         return None
 
     def _settled(self, item: Item) -> bool:
@@ -249,14 +259,13 @@ class Queue:
             return
         self._looked = now
         self._is_stopping()
-        still = []
-        for item in self._elsewhere:
+        for item in list(self._elsewhere):
             if self._watch.is_free(item.paths, lease.read(item.paths)):
                 item.place = WAITING
                 self._waiting.insert(0, item)
-            elif not self._settled(item):
-                still.append(item)
-        self._elsewhere = still
+                self._elsewhere.remove(item)
+            elif self._settled(item):
+                self._elsewhere.remove(item)
 
 
 def is_to_stop(file: Path) -> bool:

@@ -12,10 +12,13 @@ from typing import Any
 from ray.tune import Callback
 from ray.tune.search import Searcher
 
+from grids.errors import InputError
 from grids.outcome import PREEMPTED
 from orchestrator import stopping
+from orchestrator.attempts import Result
 from orchestrator.queue import Item, Queue
 from workers import lease
+from workers.writing import PATIENCE_SECONDS
 
 POLL_SECONDS = 2.0
 
@@ -57,27 +60,43 @@ class Watcher(Callback):
         self._queue, self._looked = queue, 0.0
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
-        self._queue.started(where(trial))
+        patiently(self._queue.started, where(trial))
 
     def on_trial_result(
         self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **_: Any
     ) -> None:
-        self._queue.returned(where(trial), {"how": result["how"], "reason": result["reason"]})
+        told = Result(how=result["how"], reason=result["reason"])
+        patiently(self._queue.returned, where(trial), told)
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
-        self._queue.died(where(trial), last_line(trial))
+        patiently(self._queue.died, where(trial), last_line(trial))
 
     def on_step_end(self, iteration: int, trials: list[Any], **_: Any) -> None:
         """Every two seconds: cells on a machine that is to go are asked to leave it."""
         if time.monotonic() - self._looked > POLL_SECONDS:
             self._looked = time.monotonic()
-            leave_draining(self._queue.given())
+            try:
+                leave_draining(self._queue.given())
+            except (OSError, InputError):
+                pass  # the store does not answer: again in two seconds
 
     def __deepcopy__(self, memo: Any) -> Watcher:
         return self
 
     def __reduce__(self) -> Any:
         return (Callback, ())
+
+
+def patiently(tell: Callable[..., None], *arguments: Any) -> None:
+    """Tell the queue, again while the store does not answer: nothing can be handed out then."""
+    began = time.monotonic()
+    while True:
+        try:
+            return tell(*arguments)
+        except OSError:
+            if time.monotonic() - began > PATIENCE_SECONDS:
+                raise
+            time.sleep(POLL_SECONDS)
 
 
 def where(trial: Any) -> tuple[str, str]:

@@ -273,6 +273,21 @@ def test_a_request_for_a_preempted_machine_stops_no_cell(queues: Any) -> None:
     assert seed(queue.next()) == 0
 
 
+def test_a_store_that_does_not_answer_for_a_while_loses_no_cell(
+    queues: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    queue = queues(slots=3)
+
+    def away(_: Any) -> None:
+        raise OSError(116, "Stale file handle")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(lease, "read", away)
+        for _ in range(3):
+            assert queue.next() is None and not queue.finished
+    assert [seed(queue.next()) for _ in range(4)] == [0, 1, 2, None]
+
+
 def test_at_the_end_the_store_tells_what_finished(queues: Any) -> None:
     queue = queues(slots=1, seeds=1)
     item = given(queue)

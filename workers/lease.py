@@ -273,7 +273,7 @@ class Lease(Writing):
             except FileNotFoundError:
                 self.is_lost = True
                 return
-            except OSError:
+            except Exception:
                 pass  # a store that nobody can write is a store that nobody can take over
 
     def _tell(self, released: bool = False) -> None:
