@@ -7,6 +7,7 @@ Leaves out Ray, and the runs of cells that are trained: their workers find or ma
 from __future__ import annotations
 
 import os
+import time
 import uuid
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -23,6 +24,7 @@ from orchestrator.plan import Plan, Work
 from orchestrator.queue import Item
 from workers import lease
 
+FREE_SECONDS = 3.0
 MANY_RUNS = 20  # from this number on, making them is worth a line
 
 
@@ -143,13 +145,16 @@ def make_up(works: Iterable[Work], where: cluster.Tracking, store: Store) -> Non
 
 
 def close(item: Item, where: cluster.Tracking, status: str, reason: str) -> None:
-    """End the MLflow run of a cell of ours whose worker could not: it is gone."""
+    """End the MLflow run of a cell of ours whose worker could not: it is gone.
+
+    A cell that is not free soon has another driver's worker, or a worker of ours on a host that has
+    yet to fall silent: it is left alone.
+    """
     work = item.work
-    holder = lease.read(item.paths)
     try:
-        with lease.held(
-            item.paths, work.cell.label, stale=holder.epoch if holder else None
-        ) as held:
+        if not _soon_free(item):
+            return
+        with lease.held(item.paths, work.cell.label) as held:
             attempts.note_lost(held)
             experiment = where.experiments[work.study]
             writer = tracking.Writer(where.uri, experiment, work.cell, work.grids, item.paths, held)
@@ -159,3 +164,13 @@ def close(item: Item, where: cluster.Tracking, status: str, reason: str) -> None
                 writer.end(status, reason)
     except (lease.Held, lease.Lost, OSError):
         pass  # another has the cell, or the store is away: its next worker tells
+
+
+def _soon_free(item: Item) -> bool:
+    """Whether the cell's worker lets go while Ray ends it."""
+    watch, until = lease.Watch(), time.monotonic() + FREE_SECONDS
+    while not watch.is_free(item.paths, lease.read(item.paths)):
+        if time.monotonic() > until:
+            return False
+        time.sleep(0.1)
+    return True

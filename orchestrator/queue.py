@@ -12,11 +12,10 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Final
 
 from grids.outcome import FAILED, LOST, OUT_OF_MEMORY, PREEMPTED, STOPPED
-from grids.paths import CellPaths, Store, read_mark
+from grids.paths import CellPaths, Store
 from orchestrator.attempts import (
     BLIND,
     HELD,
@@ -26,6 +25,7 @@ from orchestrator.attempts import (
     checkpoint_round,
     give_up,
 )
+from orchestrator.holding import asked_to_leave
 from orchestrator.ledger import DONE, state_of
 from orchestrator.plan import Work
 from orchestrator.progress import Progress
@@ -136,14 +136,14 @@ class Queue:
             self._end(item, state)
         elif item.doomed is not None and item.place == WAITING:
             self._give_up(item)
-        elif is_to_stop(item.paths.leave) or self._is_stopping():
+        elif asked_to_leave(item.paths) == STOPPED or self._is_stopping():
             self._end(item, STOPPED)
         return item.place == ENDED
 
     def _is_stopping(self) -> bool:
         """Somebody asked for a whole study to be stopped."""
-        files = (self._store.study(study).leave for study in self._studies)
-        self.stopping = self.stopping or any(map(is_to_stop, files))
+        studies = map(self._store.study, self._studies)
+        self.stopping = self.stopping or any(asked_to_leave(s) == STOPPED for s in studies)
         return self.stopping
 
     def _give(self, item: Item, holder: lease.Holder | None) -> Item:
@@ -266,8 +266,3 @@ class Queue:
                 self._elsewhere.remove(item)
             elif self._settled(item):
                 self._elsewhere.remove(item)
-
-
-def is_to_stop(file: Path) -> bool:
-    """Somebody asked for what the file stands for to be stopped."""
-    return (read_mark(file) or {}).get("why") == STOPPED

@@ -13,8 +13,9 @@ from rich.console import Console
 
 from grids.grid import Grid
 from grids.paths import Store, read_json, read_lines, write_json
-from orchestrator import attempts
+from orchestrator import attempts, prepare
 from orchestrator.attempts import BLIND, HELD, MISTAKE, Ending, Result
+from orchestrator.cluster import Tracking
 from orchestrator.plan import make_plan
 from orchestrator.progress import Progress
 from orchestrator.queue import BROKEN_STARTS, ELSEWHERE, ENDED, Item, Queue
@@ -246,6 +247,19 @@ def test_a_cell_that_was_faster_taken_by_another_is_watched(queues: Any) -> None
     assert late.place == ELSEWHERE and one.next() is None
     worker.finishes()
     assert one.next() is None and late.state == "finished"
+
+
+def test_a_driver_that_ends_leaves_another_drivers_worker_alone(
+    queues: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(prepare, "FREE_SECONDS", 0.3)
+    one, two = queues(slots=1, seeds=1), queues(slots=1, seeds=1)
+    late = given(one)
+    one.started(late.where)  # and its worker is about to find that another has the cell
+    worker = Worker(two, given(two))
+    prepare.close(late, Tracking("sqlite://", {"s": "1"}), "KILLED", "the run was stopped")
+    worker.lease.check()
+    worker.finishes()
 
 
 def test_stopping_a_cell_and_a_study(queues: Any, store: Store) -> None:

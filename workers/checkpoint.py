@@ -160,12 +160,6 @@ def prune(lease: Lease, kept: int, after: int | None = None) -> None:
         lease.discard(folder)
 
 
-def newest(directory: Path) -> int | None:
-    """The round of the newest complete checkpoint; None where there is none."""
-    folders = _complete(directory)
-    return int(folders[-1].name) if folders else None
-
-
 def count(directory: Path) -> int:
     """How many complete checkpoints there are."""
     return len(_complete(directory))
