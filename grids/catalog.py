@@ -18,15 +18,23 @@ from grids.errors import InputError
 EMBEDDED = Path(__file__).resolve().parent.parent / "workers" / "embedded"
 
 # Raised when a fix changes what a grader answers, so that cells graded before it are trained anew.
-GRADER_VERSIONS = {"gsm8k": 1, "gsm8k-flexible": 1, "math": 1, "math-flexible": 1}
-# Names of workers.advantages.ADVANTAGES and workers.rewards.REWARDS, which grids cannot import.
+GRADER_VERSIONS = {
+    "gsm8k": 1, "gsm8k-flexible": 1, "math": 1, "math-flexible": 1, "reasoning-gym": 1,
+}  # fmt: skip
+# Names of the workers' registries, which grids cannot import.
 ESTIMATORS = (
     "raw", "mean_centered", "grpo", "rloo", "max_rl",
     "reinforce_pp", "reinforce_pp_baseline", "opo", "ema", "batch_mean",
 )  # fmt: skip
 # Those whose groups of one get the singleton rule.
 GROUP_RELATIVE = ("mean_centered", "grpo", "rloo", "max_rl", "reinforce_pp_baseline", "opo")
-REWARDS = ("correct",)
+LOSSES = ("clip",)
+AGGREGATIONS = (
+    "token_mean_micro_batch", "token_mean", "seq_mean_token_mean", "seq_mean_token_sum",
+)  # fmt: skip
+KLS = ("k1", "k2", "k3")
+REWARDS = ("correct", "format", "steps", "score", "random")
+SOURCES = ("reasoning-gym",)
 FLEXIBLE = {"gsm8k": "gsm8k-flexible", "math": "math-flexible"}
 
 GSM8K_PROMPT = '{question} Let\'s think step by step and output the final answer after "####".'
@@ -47,7 +55,8 @@ class Spec(BaseModel):
 
     @model_validator(mode="after")
     def _is_pinned(self) -> Self:
-        if self.path is None and self.hub is None:
+        made = getattr(self, "source", None)
+        if self.path is None and self.hub is None and made is None:
             raise ValueError(
                 f"{self.name}: names no files; give `path:`, or `hub:` and `revision:`"
             )
@@ -82,6 +91,10 @@ class DatasetSpec(Spec):
         return (value,) if isinstance(value, str) else value
 
     grader: str = "gsm8k"
+    source: str | None = Field(
+        None, description="a function that makes the rows: reasoning-gym, or a plug-in's"
+    )
+    options: dict[str, Any] = Field({}, description="what the source is asked for")
     train_rows: int | None = Field(None, description="usable train questions; None: not counted")
     test_rows: int | None = None
     paper: str = ""

@@ -7,7 +7,7 @@ silent, verl's. Leaves out enumeration (`grid.py`) and training (`workers`).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import cached_property, lru_cache
 from typing import Annotated, Any, Literal, Self
 
@@ -32,6 +32,7 @@ from grids.catalog import (
     pinned,
 )
 from grids.errors import listed, nearest
+from grids.plugin import PluginSpec, used
 
 
 def _off_is(value: Any, off: Any) -> Any:
@@ -97,17 +98,18 @@ class Cell(BaseModel):
 
     # The update.
     lr: Rate = Field(1e-6, description="learning rate, constant")
+    loss: str = Field("clip", description="of a token: a name in workers.losses")
     kl: Annotated[Finite, OffIsZero] = Field(0.001, description="KL coefficient; off: none")
-    kl_form: Literal["k1", "k2", "k3"] = Field("k3", description="estimator of the KL in the loss")
+    kl_form: str = Field("k3", description="estimator of the KL in the loss: k1, k2, k3")
     kl_on_signal_only: bool = Field(False, description="no KL where the advantage is zero")
     clip: Annotated[Rate | None, OffIsNone] = Field(
         0.2, description="PPO clip; off: none, and no dual clip either"
     )
     clip_high: Rate | None = Field(None, description="upper clip where it differs")
     dual_clip: Annotated[Rate | None, OffIsNone] = Field(3.0, description="verl's clip_ratio_c")
-    aggregation: Literal[
-        "token_mean_micro_batch", "token_mean", "seq_mean_token_mean", "seq_mean_token_sum"
-    ] = Field("token_mean_micro_batch", description="how token losses become one number")
+    aggregation: str = Field(
+        "token_mean_micro_batch", description="how token losses become one number"
+    )
     micro_batch: Positive = Field(
         4,
         description="rows over which token losses are averaged; the default is at most an update's",
@@ -128,6 +130,12 @@ class Cell(BaseModel):
     max_response: Positive = Field(1024, description="longest response, tokens")
     grader: str = Field("", description="how answers are checked; empty: the data set's")
     reward: str = Field("correct", description="grade -> reward: a name in workers.rewards")
+    reward_noise: Annotated[float, Field(ge=0, le=1)] = Field(
+        0.0, description="probability with which a reward r becomes 1 - r"
+    )
+    holdout: int = Field(
+        0, ge=0, description="train questions that are never trained on, for val/pass_at_1"
+    )
 
     # How it is computed: explicit, never chosen by the machine.
     engine: Literal["transformers", "vllm"] = "transformers"
@@ -151,6 +159,7 @@ class Cell(BaseModel):
     # Filled in from the catalogue: content, not names.
     model_spec: ModelSpec
     dataset_spec: DatasetSpec
+    plugin_specs: tuple[PluginSpec, ...] = ()  # those that this cell uses
 
     @model_validator(mode="before")
     @classmethod
@@ -160,7 +169,9 @@ class Cell(BaseModel):
             return data
         model = _spec(data, "model", MODELS)
         dataset = _spec(data, "dataset", DATASETS)
-        return filled(data, model, dataset) | {"model_spec": model, "dataset_spec": dataset}
+        made = filled(data, model, dataset) | {"model_spec": model, "dataset_spec": dataset}
+        specs = (PluginSpec.model_validate(spec) for spec in data.get("plugin_specs", ()))
+        return made | {"plugin_specs": used(specs, made)}
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -287,8 +298,8 @@ def _rows_per_update(batch: int, rollouts: int, replay: int, replay_mode: str, u
     return rows // updates
 
 
-def check_setting(name: str, value: Any) -> Any:
-    """The value as a cell holds it: `"64"` as 64, `off` as 0.
+def check_setting(name: str, value: Any, plugins: Iterable[PluginSpec] = ()) -> Any:
+    """The value as a cell holds it: `"64"` as 64, `off` as 0; names of plug-ins are allowed.
 
     Raises `ValueError`, naming the setting and what is allowed, where `value` cannot be it.
     """
@@ -301,7 +312,7 @@ def check_setting(name: str, value: Any) -> Any:
         place = f"{inner.removeprefix('.')}: " if inner else ""
         raise ValueError(f"{place}{message}; got {finding['input']!r}") from None
     if name in limits.NAMED:
-        limits.check_name(name, value, limits.NAMED[name])
+        limits.check_name(name, value, limits.known(name, plugins))
     return made
 
 

@@ -12,7 +12,8 @@ import json
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
-from grids.catalog import GRADER_VERSIONS, GROUP_RELATIVE
+from grids.catalog import AGGREGATIONS, ESTIMATORS, GRADER_VERSIONS, GROUP_RELATIVE, LOSSES
+from grids.plugin import FUNCTIONS, provider
 
 if TYPE_CHECKING:
     from grids.cell import Cell
@@ -22,8 +23,8 @@ SEMANTICS = 2
 
 # Names, resources, horizon and evaluation; and what `canonical` writes in a form of its own.
 NOT_IDENTITY = {
-    "model", "dataset", "model_spec", "dataset_spec", "grader", "engine", "precision",
-    "rounds", "eval", "rows_per_pass", "gradient_checkpointing", "gpus", "keep",
+    "model", "dataset", "model_spec", "dataset_spec", "plugin_specs", "grader", "engine",
+    "precision", "rounds", "eval", "rows_per_pass", "gradient_checkpointing", "gpus", "keep",
     "max_unscored",
 }  # fmt: skip
 
@@ -44,13 +45,15 @@ def canonical(cell: Cell) -> dict[str, Any]:
     changed = {k: v for k, v in settings.items() if v != defaults[k]}
     data = cell.dataset_spec
     columns = [data.question, list(data.answer), data.answer_after]
+    if data.source is not None:
+        columns += [data.source, data.options]
     return changed | {
         "semantics": SEMANTICS,
         "seed": cell.seed,
         "model": cell.model_spec.revision,
         "dataset": [data.revision, data.config, *columns],
         "prompt": data.prompt,
-        "grader": graded(cell.grader),
+        "grader": graded(cell, cell.grader),
         "engine": cell.engine,
         "precision": cell.precision,
     }
@@ -61,7 +64,7 @@ def evaluation(cell: Cell) -> dict[str, Any]:
     form = cell.eval.model_dump(exclude={"every", "primary"})
     if not cell.eval.samples:
         form.pop("temperature")
-    graders = [graded(name) for name in (cell.grader, cell.flexible_grader) if name]
+    graders = [graded(cell, name) for name in (cell.grader, cell.flexible_grader) if name]
     return form | {"graders": graders, "max_response": cell.max_response}
 
 
@@ -78,9 +81,10 @@ def digest(form: dict[str, Any]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def graded(grader: str) -> list[Any]:
-    """A grader and its version."""
-    return [grader, GRADER_VERSIONS[grader]]
+def graded(cell: Cell, grader: str) -> list[Any]:
+    """A grader and its version, or its plug-in's digest."""
+    spec = provider(cell.plugin_specs, "GRADERS", grader)
+    return [grader, GRADER_VERSIONS[grader] if spec is None else spec.digest]
 
 
 @cache
@@ -91,6 +95,9 @@ def _defaults(cells: type[Cell]) -> dict[str, Any]:
 def _settings(cell: Cell) -> dict[str, Any]:
     settings = cell.model_dump(exclude=NOT_IDENTITY)
     settings["advantage"] = _estimator(cell)
+    for registry, name in FUNCTIONS.items():
+        if name in settings and (spec := provider(cell.plugin_specs, registry, settings[name])):
+            settings[name] = [settings[name], spec.digest]
     if cell.clip_high == cell.clip:
         settings["clip_high"] = None
     return settings
@@ -99,7 +106,7 @@ def _settings(cell: Cell) -> dict[str, Any]:
 def _inert(cell: Cell) -> set[str]:
     """Settings that cannot change what this cell trains."""
     inert: set[str] = set()
-    if cell.on_policy:
+    if cell.on_policy and cell.loss in LOSSES:
         inert |= {"clip", "clip_high", "dual_clip"}
     if cell.clip is None:
         inert |= {"clip_high", "dual_clip"}
@@ -109,11 +116,12 @@ def _inert(cell: Cell) -> set[str]:
         inert |= {"replay_mode", "replay_fill", "replay_max_age"}
     if idle_replay(cell):
         inert |= {"replay", "replay_mode", "replay_fill", "replay_max_age"}
-    if cell.rollouts > 1 or _estimator(cell) not in (*GROUP_RELATIVE, "ema"):
+    own = _estimator(cell) not in ESTIMATORS  # a plug-in's may read the rule
+    if cell.rollouts > 1 or not (own or _estimator(cell) in (*GROUP_RELATIVE, "ema")):
         inert |= {"singleton"}
     if cell.advantage != "ema":
         inert |= {"ema_decay"}
-    if cell.aggregation != "token_mean_micro_batch":
+    if cell.aggregation != "token_mean_micro_batch" and cell.aggregation in AGGREGATIONS:
         inert |= {"micro_batch"}
     if cell.engine == "transformers":
         inert |= {"importance_correction"}

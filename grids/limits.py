@@ -6,11 +6,21 @@ type and range of a single setting, which its field declares (`cell.py`).
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from typing import TYPE_CHECKING, Any
 
-from grids.catalog import ESTIMATORS, GRADER_VERSIONS, REWARDS
+from grids.catalog import (
+    AGGREGATIONS,
+    ESTIMATORS,
+    GRADER_VERSIONS,
+    KLS,
+    LOSSES,
+    REWARDS,
+    SOURCES,
+)
 from grids.errors import listed, nearest
+from grids.plugin import FUNCTIONS, PluginSpec
+from grids.plugin import SOURCES as PLUGIN_SOURCES
 
 if TYPE_CHECKING:
     from grids.cell import Cell
@@ -18,15 +28,25 @@ if TYPE_CHECKING:
 # Settings whose value is a name of a registry elsewhere.
 NAMED: dict[str, Collection[str]] = {
     "advantage": ESTIMATORS,
+    "loss": LOSSES,
+    "aggregation": AGGREGATIONS,
+    "kl_form": KLS,
     "reward": REWARDS,
     "grader": GRADER_VERSIONS,
 }
 
 
+def known(name: str, plugins: Iterable[PluginSpec] = ()) -> tuple[str, ...]:
+    """The names that a setting may have, with those of some plug-ins."""
+    registry = next(key for key, setting in FUNCTIONS.items() if setting == name)
+    return (*NAMED[name], *(n for spec in plugins for n in spec.provides.get(registry, ())))
+
+
 def check(cell: Cell) -> None:
     """Everything that single settings cannot tell of a cell."""
-    for name, allowed in NAMED.items():
-        check_name(name, getattr(cell, name), allowed)
+    for name in NAMED:
+        check_name(name, getattr(cell, name), known(name, cell.plugin_specs))
+    _check_source(cell)
     _check_built(cell)
     _check_context(cell)
     _check_batch(cell)
@@ -42,6 +62,13 @@ def check_name(name: str, value: str, allowed: Collection[str]) -> None:
         )
 
 
+def _check_source(cell: Cell) -> None:
+    source = cell.dataset_spec.source
+    own = (n for spec in cell.plugin_specs for n in spec.provides.get(PLUGIN_SOURCES, ()))
+    if source is not None:
+        check_name(f"{cell.dataset}: source", source, (*SOURCES, *own))
+
+
 def _check_context(cell: Cell) -> None:
     longest = cell.max_prompt + cell.max_response
     if longest > cell.model_spec.context:
@@ -53,10 +80,11 @@ def _check_context(cell: Cell) -> None:
 
 def _check_batch(cell: Cell) -> None:
     rows = cell.dataset_spec.train_rows
-    if rows is not None and cell.batch > rows:
+    if rows is not None and cell.batch > (left := rows - cell.holdout):
+        without = f", {cell.holdout} of them held out" if cell.holdout else ""
         raise ValueError(
-            f"batch: larger than the train set; got {cell.batch}; "
-            f"{cell.dataset} has {rows} train questions, so at most {rows} is allowed"
+            f"batch: larger than the train set; got {cell.batch}; {cell.dataset} has {rows} train "
+            f"questions{without}, so at most {left} is allowed"
         )
     if cell.generated_per_step < 2:
         raise ValueError("batch: 1 query with 1 rollout a round; at least 2 rollouts are needed")
