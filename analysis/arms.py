@@ -5,7 +5,6 @@ The planner trains an arm once where two are the same; a table shows both. Leave
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -48,12 +47,12 @@ def arms(grid: Grid) -> tuple[Arm, ...]:
     all the same: what is not in a key, such as the horizon, may differ.
     """
     grid.cells()  # a grid that does not expand fails here, with its own message
-    varying = [axis for axis, values in grid.axes.items() if len(values) > 1]
+    varying = [axis for axis, values in grid.varied.items() if len(values) > 1]
     extras = [axis for axis in varying if axis not in NAMED_AXES]
     first: dict[str, str] = {}
     found: list[Arm] = []
-    for values in itertools.product(*grid.axes.values()):
-        if cells := grid.combination(values):
+    for settings in grid.combinations:
+        if cells := grid.cells_of(settings):
             arm = Arm(cells, " ".join(f"{name}={_setting(cells[0], name)}" for name in extras))
             twin = first.get(arm.cell.arm_key)
             found.append(Arm(cells, arm.extra, twin))

@@ -86,7 +86,7 @@ def _with_shares(made: Choices, grid: Grid, arms: Arms, surrogate: bool) -> Choi
     frame = pd.DataFrame(rows).dropna(subset=["value"]) if rows else pd.DataFrame()
     if len(frame) < 2:
         return replace(made, no_shares=f"{len(frame)} runs have a Pass@1; at least 2 are needed")
-    found = factors(frame, list(grid.axes), tied=SHAPE if grid.budget else ())
+    found = factors(frame, list(grid.varied), tied=SHAPE if grid.budget else ())
     if not found:
         return replace(made, no_shares="no setting varies among its finished runs")
     try:
@@ -114,7 +114,7 @@ def _with_surrogate(made: Choices, frame: pd.DataFrame, found: Sequence[Factor])
 
 
 def _row(grid: Grid, run: Run) -> dict[str, Any]:
-    settings = {axis: getattr(run.cell, axis) for axis in grid.axes}
+    settings = {axis: getattr(run.cell, axis) for axis in grid.varied}
     return settings | {"seed": run.cell.seed, "value": run.primary("final", "test")}
 
 

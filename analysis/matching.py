@@ -14,7 +14,7 @@ import numpy as np
 
 from analysis.intervals import Estimate, mean_t
 from analysis.runs import Run
-from grids.cell import Cell
+from grids.cell import SPECS, Cell
 from grids.grid import NOT_AXES
 
 # Settings that are no part of what is compared, though cells hold them.
@@ -47,7 +47,7 @@ def differences(a: Cell, b: Cell) -> dict[str, tuple[Any, Any]]:
 
 
 def _flat(cell: Cell) -> dict[str, Any]:
-    settings = cell.model_dump(exclude={"model_spec", "dataset_spec", "eval", *NOT_COMPARED})
+    settings = cell.model_dump(exclude={*SPECS, "eval", *NOT_COMPARED})
     settings |= {f"eval.{name}": value for name, value in cell.eval.model_dump().items()}
     settings["model_revision"] = cell.model_spec.revision
     return settings | {"dataset_revision": cell.dataset_spec.revision}

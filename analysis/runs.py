@@ -19,7 +19,7 @@ from analysis import records
 from analysis.records import Damaged, Numbers
 from analysis.training import Training, training
 from grids import outcome
-from grids.cell import Cell
+from grids.cell import SPECS, Cell
 from grids.outcome import DAMAGED, DIVERGED, FAILED, FINISHED, UNFINISHED, WAITING
 from grids.paths import CellPaths
 
@@ -162,7 +162,7 @@ def _row(run: Run) -> dict[str, Any]:
     cell = run.cell
     row: dict[str, Any] = {"key": cell.key, "arm_key": cell.arm_key, "eval_key": cell.eval_key}
     row |= {"label": cell.label, "arm_label": cell.arm_label}
-    settings = cell.model_dump(exclude={"model_spec", "dataset_spec", "eval"})
+    settings = cell.model_dump(exclude={*SPECS, "eval"})
     row |= settings | {f"eval.{name}": value for name, value in cell.eval.model_dump().items()}
     row |= {"state": run.state, "reason": run.reason, "last_round": run.last_round}
     row |= {"scored_round": run.scored_round, "diverged_round": run.diverged_round}

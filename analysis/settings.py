@@ -12,7 +12,7 @@ import yaml
 
 from analysis.sheet import Sheet
 from analysis.study import Study
-from grids.cell import Cell
+from grids.cell import SPECS, Cell
 from grids.grid import Grid
 
 
@@ -65,9 +65,10 @@ def registered_sheet(grid: Grid, study: Study) -> Sheet | None:
 
 
 def _flat(cell: Cell) -> dict[str, Any]:
-    settings = cell.model_dump(exclude={"model_spec", "dataset_spec", "eval"})
+    settings = cell.model_dump(exclude={*SPECS, "eval"})
     settings |= {f"eval.{name}": value for name, value in cell.eval.model_dump().items()}
     settings["model revision"] = cell.model_spec.revision
+    settings |= {f"plug-in {spec.name}": spec.digest for spec in cell.plugin_specs}
     return settings | {"data set revision": cell.dataset_spec.revision}
 
 

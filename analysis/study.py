@@ -24,9 +24,9 @@ from analysis.contrasts import MARGIN, Comparison, compare
 from analysis.outcomes import Answers, Outcomes, Unusable, Which, stack
 from analysis.runs import Run, frame_of
 from analysis.sources import Source
-from grids.cell import Cell
+from grids.cell import SPECS, Cell
 from grids.errors import InputError, listed
-from grids.outcome import SAMPLED_SUFFIX, TEST_PASS, TRAIN_PASS
+from grids.outcome import SAMPLED_SUFFIX, TEST_PASS, TRAIN_PASS, VAL_PASS
 
 AGREE = 1e-6  # between the journal's Pass@1 and the mean of the answers
 
@@ -196,7 +196,7 @@ class Study:
         """The cells of the one arm that has these settings, by seed."""
         unknown = [name for name in settings if name not in Cell.model_fields]
         if unknown:
-            allowed = listed(set(Cell.model_fields) - {"model_spec", "dataset_spec"})
+            allowed = listed(set(Cell.model_fields) - SPECS)
             raise InputError(f"{unknown[0]}: no such setting of a cell; allowed: {allowed}")
         fit = [c for c in self.source.cells() if _has(c, settings)]
         arms = {cell.arm_key: cell.arm_label for cell in fit}
@@ -229,7 +229,7 @@ def _has(cell: Cell, settings: dict[str, Any]) -> bool:
 
 
 def _check_agreement(run: Run, which: Which, answers: Answers) -> None:
-    metric = {"test": TEST_PASS, "train": TRAIN_PASS}[which.split]
+    metric = {"test": TEST_PASS, "train": TRAIN_PASS, "val": VAL_PASS}[which.split]
     metric += SAMPLED_SUFFIX if which.decoding == "sampled" else ""
     told = (run.base if which.phase == "base" else run.final).get(metric, math.nan)
     if abs(told - answers.mean) > AGREE:  # not where either is NaN: there is nothing to contradict

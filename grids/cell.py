@@ -198,7 +198,7 @@ class Cell(BaseModel):
     @property
     def filled_samples(self) -> int:
         """Rollouts of the base model that replay starts with; 0 where train rows are unknown."""
-        rows = self.dataset_spec.train_rows or 0
+        rows = max(0, (self.dataset_spec.train_rows or 0) - self.holdout)
         return self.replay * rows if self.replay_fill == "base" else 0
 
     @property
@@ -257,6 +257,8 @@ class Cell(BaseModel):
         return f"{self.arm_label} s{self.seed}"
 
 
+# Fields that hold content and not settings.
+SPECS = {"model_spec", "dataset_spec", "plugin_specs"}
 KEYS = ("key", "arm_key", "eval_key", "base_key")  # computed once a cell, for it never changes
 
 

@@ -1,30 +1,30 @@
-"""Grid: base + axes + seeds + budget + exclude + contrasts -> cells.
+"""Grid: base + axes + rules + seeds + budget + exclude + contrasts -> cells.
 
 Every combination of the axes is either a cell or is named with the reason why it is not. Leaves out
-reading files (`load.py`) and what is already trained (`orchestrator.plan`).
+reading files (`load.py`), how axes combine (`expand.py`), what the names of a grid may be
+(`vocabulary.py`) and what is already trained (`orchestrator.plan`).
 """
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from grids.catalog import DATASETS, MODELS, DatasetSpec, ModelSpec, pinned
+from grids import expand, plugin, vocabulary
+from grids.catalog import DatasetSpec, ModelSpec, pinned
 from grids.cell import Cell, check_setting, filled
 from grids.contrast import Contrast
-from grids.errors import InputError, listed, nearest
+from grids.errors import InputError, listed
 from grids.key import idle_replay, why_same
+from grids.rules import Override, Priority, Settings, When, matched
+from grids.vocabulary import NOT_AXES as NOT_AXES
 
 NAME = r"^[A-Za-z0-9][A-Za-z0-9_.-]*$"
-RESOLVED = {"model_spec", "dataset_spec", "seed"}
-NOT_AXES = {
-    "rounds", "eval", "rows_per_pass", "gradient_checkpointing", "gpus", "keep", "max_unscored",
-}  # fmt: skip
 
 
 class Budget(BaseModel):
@@ -72,23 +72,39 @@ class Expansion:
 class Grid(BaseModel):
     """A declared set of cells."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
     name: str = Field(pattern=NAME, description="of this grid: unique within a study")
     study: str = Field("default", pattern=NAME, description="MLflow experiment and store folder")
     about: str = ""
     section: str | None = Field(None, description="of the paper, for reported numbers")
     assumed: bool = Field(False, description="what the section compares is our reading")
-    base: dict[str, Any] = Field({}, description="settings of every cell")
+    base: Settings = Field({}, description="settings of every cell")
     axes: dict[str, list[Any]] = Field({}, description="setting -> its values; all combinations")
+    zip_: list[dict[str, list[Any]]] = Field(
+        [], alias="zip", description="axes that move together: their first values, their second ..."
+    )
+    when: list[When] = Field([], description="axes that exist under a condition")
+    overrides: list[Override] = Field(
+        [], description="settings of a model, a data set, a pair or an arm, over the base"
+    )
+    priority: int | list[Priority] = Field(0, description="cells of a higher one run first")
     seeds: list[int] = Field([0], min_length=1)
     budget: Budget | None = None
-    exclude: list[dict[str, Any]] = Field(
+    exclude: list[Settings] = Field(
         [], description="settings (value or list) of cells to leave out; `why` is the reason"
     )
     contrasts: list[Contrast] = []
+    plugins: list[str] = Field(
+        [], description="packages of your own: beside this file, by path, or installed"
+    )
     models: dict[str, ModelSpec] = Field({}, description="models of your own, by name")
     datasets: dict[str, DatasetSpec] = Field({}, description="data sets of your own, by name")
     extends: str | None = Field(None, description="another grid file, which this one overrides")
+
+    @field_validator("zip_", mode="before")
+    @classmethod
+    def _one_group(cls, value: Any) -> Any:
+        return [value] if isinstance(value, dict) else value
 
     @model_validator(mode="before")
     @classmethod
@@ -107,57 +123,39 @@ class Grid(BaseModel):
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        for axis in self.axes.keys() & NOT_AXES:
-            raise ValueError(
-                f"axes.{axis}: cannot be an axis: it is no part of what a cell trains, so all "
-                "its values would be one cell; set it in `base:`"
-            )
-        for where, settings in self._given():
-            _check_names(where, settings)
-            for name, values in settings.items():
-                for value in values:
-                    self._check_value(f"{where}.{name}", name, value)
-        for axis, values in self.axes.items():
-            if not values:
-                raise ValueError(f"axes.{axis}: no values; give at least one")
-            _check_unique(f"axes.{axis}", values)
-        for i, seed in enumerate(self.seeds):
-            self._check_value(f"seeds.{i}", "seed", seed)
-        _check_unique("seeds", self.seeds)
-        _check_unique("contrasts", [contrast.name for contrast in self.contrasts])
+        vocabulary.check(self)
         return self
 
-    def _given(self) -> Iterator[tuple[str, dict[str, list[Any]]]]:
-        """(where, setting -> values) of all that settings are set to or compared with."""
-        yield "base", {name: [value] for name, value in self.base.items()}
-        yield "axes", self.axes
-        for i, rule in enumerate(self.exclude):
-            yield f"exclude.{i}", _matched(rule)
-        for i, contrast in enumerate(self.contrasts):
-            for part, arm in (("a", contrast.a), ("b", contrast.b), ("with", contrast.with_)):
-                yield f"contrasts.{i}.{part}", {name: [value] for name, value in arm.items()}
+    @cached_property
+    def names(self) -> vocabulary.Vocabulary:
+        """Plug-ins, models and data sets that this grid may name."""
+        return vocabulary.of(self)
 
-    def _check_value(self, where: str, name: str, value: Any) -> None:
+    @property
+    def plugin_specs(self) -> tuple[plugin.PluginSpec, ...]:
+        """The plug-ins that the grid names, whether or not a cell uses them."""
+        return tuple(found.spec for found in self.names.plugins)
+
+    def held(self, name: str, value: Any) -> Any:
+        """A setting's value as a cell holds it."""
         if name in ("model", "dataset"):
-            known = self._models if name == "model" else self._datasets
-            if value not in known:
-                raise ValueError(
-                    f"{where}: unknown name; got {value!r}; "
-                    f"allowed: {listed(known)}{nearest(value, known)}"
-                )
-            return
-        try:
-            check_setting(name, value)
-        except ValueError as error:
-            raise ValueError(f"{where}: {str(error).removeprefix(f'{name}: ')}") from None
+            return value
+        return check_setting(name, value, self.plugin_specs)
+
+    @property
+    def varied(self) -> dict[str, list[Any]]:
+        """Setting -> the values that axes of any kind give it."""
+        found = {name: list(values) for name, values in self.axes.items()}
+        groups = [*self.zip_, *(rule.axes for rule in self.when)]
+        for name, values in (pair for group in groups for pair in group.items()):
+            own = [self.base[name]] if name in self.base else [Cell.model_fields[name].default]
+            known = found.setdefault(name, own if name not in self._zipped else [])
+            known += [value for value in values if value not in known]
+        return found
 
     @cached_property
-    def _models(self) -> Mapping[str, ModelSpec]:
-        return {**MODELS, **self.models}
-
-    @cached_property
-    def _datasets(self) -> Mapping[str, DatasetSpec]:
-        return {**DATASETS, **self.datasets}
+    def _zipped(self) -> set[str]:
+        return {name for group in self.zip_ for name in group}
 
     @cached_property
     def _pins(self) -> dict[tuple[str, str], Any]:
@@ -176,22 +174,33 @@ class Grid(BaseModel):
         """Cells, and every combination that became none, with its reason."""
         cells: dict[str, Cell] = {}
         dropped: list[Dropped] = []
-        combinations = [self._combine(values) for values in itertools.product(*self.axes.values())]
-        made = [self._kept({**settings, "seed": self.seeds[0]}) for settings in combinations]
-        for seed, one in itertools.product(self.seeds, made):
+        made = [self._kept({**settings, "seed": self.seeds[0]}) for settings in self.combinations]
+        for seed, one in itertools.product(self.seeds, [*self._removed, *made]):
             self._place(_of_seed(one, seed), cells, dropped)
         if not cells:
             reasons = "; ".join(dict.fromkeys(d.reason for d in dropped)) or "no combination"
             raise InputError(
-                f"grid {self.name}: no cell is left of {len(combinations)} combinations "
+                f"grid {self.name}: no cell is left of {len(self.combinations)} combinations "
                 f"({reasons}); loosen the budget or exclude, or widen an axis"
             )
         return Expansion(tuple(cells.values()), tuple(dropped))
 
-    def _combine(self, values: tuple[Any, ...]) -> dict[str, Any]:
-        """The settings of one combination, each as a cell holds it."""
-        given = {**self.base, **dict(zip(self.axes, values, strict=True))}
-        return {name: _as_held(name, value) for name, value in given.items()}
+    @cached_property
+    def _combined(self) -> tuple[list[Settings], list[expand.Removed]]:
+        return expand.combinations(self)
+
+    @property
+    def combinations(self) -> list[Settings]:
+        """What each combination of the axes sets, seeds apart; not all of them become cells."""
+        return self._combined[0]
+
+    @property
+    def _removed(self) -> list[Dropped]:
+        """What conditions took away."""
+        return [
+            Dropped(_label(self.whole(one.settings | {"seed": self.seeds[0]})), "when", one.reason)
+            for one in self._combined[1]
+        ]
 
     def _place(self, made: Cell | Dropped, cells: dict[str, Cell], dropped: list[Dropped]) -> None:
         """Add one combination to the cells, or to the dropped with the reason."""
@@ -205,7 +214,7 @@ class Grid(BaseModel):
 
     def _kept(self, settings: dict[str, Any]) -> Cell | Dropped:
         """The cell of one combination, whether or not another trains the same."""
-        whole = self._whole(settings)
+        whole = self.whole(settings)
         if self.budget and (why := self.budget.refuses(whole)):
             return Dropped(_label(whole), "budget", why)
         if (rule := self._excluding(whole)) is not None:
@@ -214,20 +223,19 @@ class Grid(BaseModel):
             return Dropped(cell.label, "inert", why)
         return cell
 
-    def combination(self, values: tuple[Any, ...]) -> tuple[Cell, ...]:
-        """The cells of one value an axis, seed by seed, merged ones too; none where dropped."""
-        settings = self._combine(values)
+    def cells_of(self, settings: Settings) -> tuple[Cell, ...]:
+        """The cells of one combination, seed by seed, merged ones too; none where dropped."""
         made = (self._kept({**settings, "seed": seed}) for seed in self.seeds)
         return tuple(cell for cell in made if isinstance(cell, Cell))
 
-    def _whole(self, settings: dict[str, Any]) -> dict[str, Any]:
+    def whole(self, settings: Settings) -> Settings:
         """Every setting, with the defaults of model, data set and cell below what is given."""
         defaults = {name: info.default for name, info in Cell.model_fields.items()}
         model, dataset = (self._pinned(kind, settings) for kind in ("model", "dataset"))
         return defaults | filled(settings, model, dataset)
 
-    def cell(self, settings: dict[str, Any]) -> Cell:
-        """One combination as a cell, with this grid's own models and data sets.
+    def cell(self, settings: Settings) -> Cell:
+        """One combination as a cell, with this grid's own models, data sets and plug-ins.
 
         Settings may be those of another cell with some changed: where the grid writes no
         `micro_batch`, that cell's was lowered to its own rows and is no setting of this one.
@@ -235,17 +243,23 @@ class Grid(BaseModel):
         specs = {f"{k}_spec": self._pinned(k, settings) for k in ("model", "dataset")}
         if not self.writes_micro_batch:
             settings = {k: v for k, v in settings.items() if k != "micro_batch"}
-        return Cell(**{**settings, **specs})
+        return Cell(**{**settings, **specs, "plugin_specs": self.plugin_specs})
+
+    def other(self, given: Settings, arm: Settings) -> Cell:
+        """The cell of other settings, some of which an arm changes: what the grid sets by rule
+        (zipped axes, conditional ones, overrides) follows the change."""
+        held = {name: self.held(name, value) for name, value in arm.items()}
+        return self.cell(expand.settled(self, {**given, **held}, held))
 
     @cached_property
     def writes_micro_batch(self) -> bool:
         """Some part of the grid sets it; else each cell's is lowered to its own rows."""
-        given = (held for where, held in self._given() if not where.startswith("exclude"))
+        given = (g for where, g in vocabulary.given(self) if not where.startswith("exclude"))
         return any("micro_batch" in held for held in given)
 
-    def _pinned(self, kind: str, settings: dict[str, Any]) -> Any:
+    def _pinned(self, kind: str, settings: Settings) -> Any:
         """The spec that a combination names."""
-        known: Mapping[str, Any] = self._models if kind == "model" else self._datasets
+        known: Mapping[str, Any] = self.names.models if kind == "model" else self.names.datasets
         name = str(settings.get(kind))
         if name not in known:
             raise InputError(
@@ -256,10 +270,18 @@ class Grid(BaseModel):
             self._pins[kind, name] = pinned(known[name])
         return self._pins[kind, name]
 
+    def rank(self, cell: Cell) -> int:
+        """The priority of one of its cells: of the last rule that matches."""
+        if isinstance(self.priority, int):
+            return self.priority
+        settings = {name: getattr(cell, name) for name in Cell.model_fields}
+        ranks = [rule.rank for rule in self.priority if expand.holds(self, rule.for_, settings)]
+        return ranks[-1] if ranks else 0
+
     def _excluding(self, settings: dict[str, Any]) -> dict[str, Any] | None:
         """The first rule of which every setting matches."""
-        for rule, matched in zip(self.exclude, self._rules, strict=True):
-            if all(settings[name] in values for name, values in matched.items()):
+        for rule, values_of in zip(self.exclude, self._rules, strict=True):
+            if all(settings[name] in values for name, values in values_of.items()):
                 return rule
         return None
 
@@ -267,8 +289,8 @@ class Grid(BaseModel):
     def _rules(self) -> list[dict[str, list[Any]]]:
         """What each rule of `exclude` matches, its values as a cell holds them."""
         return [
-            {name: [_as_held(name, value) for value in values] for name, values in rule.items()}
-            for rule in map(_matched, self.exclude)
+            {name: [self.held(name, value) for value in values] for name, values in rule.items()}
+            for rule in map(matched, self.exclude)
         ]
 
     def arm(self, contrast: Contrast, side: str) -> dict[str, Any]:
@@ -288,33 +310,7 @@ def without_effect(cell: Cell) -> str | None:
     return idle_replay(cell)
 
 
-def _matched(rule: dict[str, Any]) -> dict[str, list[Any]]:
-    """Setting -> the values that a rule of `exclude` matches."""
-    return {k: v if isinstance(v, list) else [v] for k, v in rule.items() if k != "why"}
-
-
-def _as_held(name: str, value: Any) -> Any:
-    return value if name in ("model", "dataset") else check_setting(name, value)
-
-
 def _label(whole: dict[str, Any]) -> str:
     b, n, m = (whole[name] for name in ("batch", "rollouts", "replay"))
     arm = f"{whole['model']} {whole['dataset']} ({b},{n},{m}) {whole['advantage']}"
     return f"{arm} s{whole['seed']}"
-
-
-def _check_names(where: str, names: Iterable[str]) -> None:
-    allowed = set(Cell.model_fields) - RESOLVED - (NOT_AXES if where == "axes" else set())
-    for name in names:
-        if name == "seed":
-            raise ValueError(f"{where}.seed: seeds are listed under `seeds:`")
-        if name not in allowed:
-            raise ValueError(
-                f"{where}.{name}: unknown key; allowed: {listed(allowed)}{nearest(name, allowed)}"
-            )
-
-
-def _check_unique(where: str, values: list[Any]) -> None:
-    for i, value in enumerate(values):
-        if value in values[:i]:
-            raise ValueError(f"{where}: {value!r} is there twice; name each once")

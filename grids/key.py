@@ -72,6 +72,8 @@ def base(cell: Cell) -> dict[str, Any]:
     """Everything that can change the evaluation of the base model."""
     names = ("model", "dataset", "prompt", "engine", "precision")
     form = {k: v for k, v in canonical(cell).items() if k in names}
+    if cell.holdout:  # which are scored, and which are not in the train subset
+        form["holdout"] = cell.holdout
     return form | {"eval": evaluation(cell), "max_prompt": cell.max_prompt}
 
 

@@ -15,10 +15,13 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from grids.catalog import DatasetSpec, ModelSpec
-from grids.cell import Cell
+from grids.cell import SPECS, Cell
 from grids.contrast import Contrast
 from grids.errors import InputError, listed, nearest
-from grids.grid import NOT_AXES, Budget, Grid
+from grids.grid import Budget, Grid
+from grids.plugin import located
+from grids.rules import Override, Priority, When
+from grids.vocabulary import NOT_AXES, RESOLVED
 
 Where = tuple[str | int, ...]
 
@@ -113,7 +116,7 @@ def load_grid(path: str | Path) -> Grid:
     data = _extended(source, ())
     _check_axes(source, data)
     try:
-        grid = Grid.model_validate(_paths_from(data, source.path.parent))
+        grid = Grid.model_validate(data)
     except ValidationError as error:
         raise InputError("\n".join(_told(source, error))) from None
     _check_cells(source, grid)
@@ -145,14 +148,16 @@ class _Dumper(yaml.SafeDumper):
 _Dumper.yaml_implicit_resolvers = _Loader.yaml_implicit_resolvers
 
 
-def resolved(path: str | Path) -> str:
+def resolved(path: str | Path, plugins: str | None = None) -> str:
     """A grid file as one that stands alone: `extends` merged in, paths of local copies absolute.
 
+    Plug-ins are to lie in the folder `plugins`, relative to the new file; None: where they are.
     Raises `InputError` where the file cannot be read; whether it is a grid is `load_grid`'s to say.
     """
-    source = _Source(Path(path))
-    data = _paths_from(_extended(source, ()), source.path.parent)
+    data = _extended(_Source(Path(path)), ())
     alone = {key: value for key, value in data.items() if key != "extends"}
+    if plugins is not None and "plugins" in alone:
+        alone["plugins"] = [f"{plugins}/{Path(one).name}" for one in alone["plugins"]]
     text = yaml.dump(alone, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=1000)
     return str(text)
 
@@ -162,12 +167,14 @@ def grid_schema() -> dict[str, Any]:
     schema = Grid.model_json_schema(by_alias=True)
     cell = Cell.model_json_schema()
     schema["$defs"] = {**schema.get("$defs", {}), **cell.pop("$defs", {})}
-    settings = {k: v for k, v in cell["properties"].items() if not k.endswith("_spec")}
-    settings.pop("seed")
+    settings = {k: v for k, v in cell["properties"].items() if k not in RESOLVED}
     base = {"type": "object", "properties": settings, "additionalProperties": False}
     axes = {k: {"type": "array", "items": v} for k, v in settings.items() if k not in NOT_AXES}
     schema["properties"]["base"] |= base
     schema["properties"]["axes"] |= base | {"properties": axes}
+    schema["properties"]["zip"]["items"] |= base | {"properties": axes}
+    schema["$defs"]["When"]["properties"]["axes"] |= base | {"properties": axes}
+    schema["$defs"]["Override"]["properties"]["set"] |= base
     schema["$schema"] = "https://json-schema.org/draft/2020-12/schema"
     schema["title"] = "banditgrid grid"
     return schema
@@ -181,16 +188,17 @@ def _extended(source: _Source, chain: tuple[Path, ...]) -> dict[str, Any]:
             f"{source.path}:{source.line(('extends',))}: extends: the grid extends itself "
             f"({' -> '.join(p.name for p in (*chain, here))}); take one `extends` away"
         )
-    parent = source.data.get("extends")
+    own = _located(source)
+    parent = own.get("extends")
     if parent is None:
-        return source.data
+        return own
     if not isinstance(parent, str):
         raise InputError(
             f"{source.path}:{source.line(('extends',))}: extends: got {parent!r}; "
             "expected the path of a grid file, relative to this one"
         )
     above = _extended(_Source(source.path.parent / parent), (*chain, here))
-    return _overlaid({k: v for k, v in above.items() if k != "extends"}, source.data)
+    return _overlaid({k: v for k, v in above.items() if k != "extends"}, own)
 
 
 def _overlaid(below: dict[str, Any], above: dict[str, Any], named: bool = True) -> dict[str, Any]:
@@ -208,13 +216,30 @@ def _overlaid(below: dict[str, Any], above: dict[str, Any], named: bool = True) 
     return {k: v for k, v in merged.items() if v is not None or not named}
 
 
-def _paths_from(data: dict[str, Any], folder: Path) -> dict[str, Any]:
-    """Paths of local models and data sets are relative to the grid file."""
+def _located(source: _Source) -> dict[str, Any]:
+    """A file's content with paths of models, data sets and plug-ins, relative to it, absolute."""
+    data, folder = dict(source.data), source.path.parent
     for kind in ("models", "datasets"):
-        for spec in (data.get(kind) or {}).values():
-            if isinstance(spec, dict) and isinstance(spec.get("path"), str):
-                spec["path"] = str((folder / spec["path"]).resolve())
+        if isinstance(specs := data.get(kind), dict):
+            data[kind] = {name: _placed(spec, folder) for name, spec in specs.items()}
+    if isinstance(named := data.get("plugins"), list):
+        data["plugins"] = [_plugin(source, i, one) for i, one in enumerate(named)]
     return data
+
+
+def _placed(spec: Any, folder: Path) -> Any:
+    if isinstance(spec, dict) and isinstance(spec.get("path"), str):
+        return spec | {"path": str((folder / spec["path"]).resolve())}
+    return spec
+
+
+def _plugin(source: _Source, place: int, named: Any) -> str:
+    where = ("plugins", place)
+    try:
+        return str(located(str(named), source.path.parent))
+    except InputError as error:
+        told = f"{source.path}:{source.line(where)}: {_dotted(where)}: {error}"
+        raise InputError(told) from None
 
 
 def _check_axes(source: _Source, data: dict[str, Any]) -> None:
@@ -245,11 +270,11 @@ def _check_cells(source: _Source, grid: Grid) -> None:
 def _check_arm(source: _Source, grid: Grid, i: int, arm: dict[str, Any], side: str) -> None:
     keys = {cell.key for cell in grid.cells()}
     for cell in grid.cells():
-        given = cell.model_dump(exclude={"model_spec", "dataset_spec"})
+        given = cell.model_dump(exclude=SPECS)
         try:
-            if grid.cell({**given, **arm}).key in keys:
+            if grid.other(given, arm).key in keys:
                 return
-        except ValidationError:  # this cell's other settings do not go with the arm
+        except (ValidationError, InputError):  # its other settings do not go with the arm
             continue
     raise InputError(
         f"{source.path}:{source.line(('contrasts', i, side))}: contrasts.{i}.{side}: "
@@ -284,10 +309,19 @@ def _told_cell(source: _Source, grid: Grid, error: ValidationError) -> list[str]
         text = _lower(finding["msg"]).removeprefix("value error, ")
         if finding["loc"]:
             text = f"{_dotted(finding['loc'])}: {text}; got {finding['input']!r}"
-        places = ((part, name) for name in re.findall(r"\w+", text) for part in ("axes", "base"))
-        where: Where = next((place for place in places if place in source.lines), ())
+        where = _set_at(source, re.findall(r"\w+", text))
         told.append(f"{source.path}:{source.line(where)}: grid {grid.name}: {text}")
     return list(dict.fromkeys(told))
+
+
+def _set_at(source: _Source, names: list[str]) -> Where:
+    """The place that sets the first of some settings which the file sets at all."""
+    parts = ("axes", "base", "zip", "when", "overrides")
+    for name in names:
+        for place in source.lines:
+            if place[-1:] == (name,) and place[0] in parts:
+                return place
+    return ()
 
 
 def _with_line(source: _Source, text: str, place: str) -> str:
@@ -302,6 +336,7 @@ def _with_line(source: _Source, text: str, place: str) -> str:
 def _allowed_beside(where: Where) -> list[str]:
     of: dict[str, type[BaseModel]] = {"budget": Budget, "contrasts": Contrast}
     of |= {"models": ModelSpec, "datasets": DatasetSpec}
+    of |= {"when": When, "overrides": Override, "priority": Priority}
     fields = of.get(str(where[0]) if len(where) > 1 else "", Grid).model_fields
     return [field.alias or name for name, field in fields.items()]
 

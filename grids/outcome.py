@@ -11,6 +11,7 @@ TEST_PASS: Final = "test/pass_at_1"
 TRAIN_PASS: Final = "train/pass_at_1"
 TRAIN_PASS_SEEN: Final = "train/pass_at_1_seen"
 TRAIN_PASS_UNSEEN: Final = "train/pass_at_1_unseen"
+VAL_PASS: Final = "val/pass_at_1"  # of train questions held out; cells that hold out alone
 TEST_PASS_FLEXIBLE: Final = "test/pass_at_1_flexible"
 TEST_PARSED: Final = "test/parsed"
 TEST_TRUNCATED: Final = "test/truncated"
@@ -78,12 +79,14 @@ FAILED_FILE: Final = "failed.json"
 ATTEMPTS_FILE: Final = "attempts.jsonl"  # one line an attempt that ended, and how
 LOG_FILE: Final = "log.txt"  # what its workers printed
 LEAVE_FILE: Final = "leave.json"  # a request to save a checkpoint and leave
+EVALUATIONS_DIR: Final = "evaluations"  # a folder for each named evaluation
+EVALUATION_FILE: Final = "evaluation.json"  # in it, beside an outcomes file
 
 # Columns of outcomes.parquet: one row a question and sample.
 OUTCOME_COLUMNS: Final = (
     "phase",  # base | final
     "round",
-    "split",  # test | train
+    "split",  # test | train | val
     "decoding",  # greedy | sampled
     "question",  # id: a hash of the question's text
     "sample",

@@ -23,6 +23,25 @@ class DamagedError(InputError):
 
 
 @dataclass(frozen=True)
+class EvaluationPaths:
+    """The files of a named evaluation of one cell, which lies beside the cell's own scores."""
+
+    directory: Path
+
+    @property
+    def record(self) -> Path:
+        return self.directory / outcome.EVALUATION_FILE
+
+    @property
+    def outcomes(self) -> Path:
+        return self.directory / outcome.OUTCOMES_FILE
+
+    @property
+    def provenance(self) -> Path:
+        return self.directory / outcome.PROVENANCE_FILE
+
+
+@dataclass(frozen=True)
 class CellPaths:
     """The files of one cell."""
 
@@ -76,6 +95,9 @@ class CellPaths:
     def leave(self) -> Path:
         """There while somebody wants the cell's worker to leave it."""
         return self.directory / outcome.LEAVE_FILE
+
+    def evaluation(self, name: str) -> EvaluationPaths:
+        return EvaluationPaths(self.directory / outcome.EVALUATIONS_DIR / name)
 
 
 @dataclass(frozen=True)

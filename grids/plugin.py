@@ -169,7 +169,7 @@ def provider(specs: Iterable[PluginSpec], registry: str, name: object) -> Plugin
 
 
 def _registry(file: Path, root: Path, name: str, seen: int = 0) -> tuple[Path, ast.expr] | None:
-    """Where a registry is written: in this file, or in one of the package that it imports it from."""
+    """Where a registry is written: in this file, or where in the package it is imported from."""
     found: tuple[Path, ast.expr] | None = None
     for node in _parsed(file).body:
         if isinstance(node, ast.Assign) and any(_is_name(t, name) for t in node.targets):

@@ -9,11 +9,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from grids.cell import Cell
+from grids.cell import SPECS, Cell
 from grids.contrast import Contrast
 from grids.grid import Grid
-
-SPECS = {"model_spec", "dataset_spec"}
 
 
 @dataclass(frozen=True)
@@ -47,10 +45,10 @@ def strata(grid: Grid, contrast: Contrast) -> tuple[Stratum, ...]:
     for cell in grid.cells():
         arms.setdefault(cell.arm_key, {})[cell.seed] = cell
     named = {*contrast.a, *contrast.b, *contrast.with_}
-    free = [axis for axis, values in grid.axes.items() if len(values) > 1 and axis not in named]
+    free = [axis for axis, values in grid.varied.items() if len(values) > 1 and axis not in named]
     found: dict[tuple[str, str], None] = {}
     for given in _settings(grid, arms.values(), named):
-        a, b = (grid.cell({**given, **grid.arm(contrast, side)}).arm_key for side in ("a", "b"))
+        a, b = (grid.other(given, grid.arm(contrast, side)).arm_key for side in ("a", "b"))
         if a in arms and b in arms:
             found.setdefault((a, b))
     made = []

@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from grids.cell import Cell
+from grids.cell import SPECS, Cell
 from grids.grid import Grid
 from grids.outcome import DAMAGED
 from orchestrator.ledger import STATES
@@ -26,7 +26,7 @@ WIDTH = 110  # where there is no terminal to ask
 # Settings that an arm's name already tells, or that are no setting of the training.
 NAMED = {"model", "dataset", "seed", "batch", "rollouts", "replay", "advantage"}
 UNTOLD = NAMED | {
-    "model_spec", "dataset_spec", "eval", "rows_per_pass", "gpus", "keep", "max_unscored",
+    *SPECS, "eval", "rows_per_pass", "gpus", "keep", "max_unscored",
 }  # fmt: skip
 
 

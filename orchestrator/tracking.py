@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from grids import outcome
-from grids.cell import Cell
+from grids.cell import SPECS, Cell
 from grids.errors import InputError
 from grids.paths import CellPaths, DamagedError, read_lines
 from orchestrator.marks import (
@@ -54,8 +54,7 @@ PATIENCE = {
 }
 # Settings that are no parameter of a run: content that tags and keys name, resources, the horizon.
 NOT_PARAMS = {
-    "model_spec", "dataset_spec", "rounds", "eval", "rows_per_pass", "gradient_checkpointing",
-    "gpus", "keep",
+    *SPECS, "rounds", "eval", "rows_per_pass", "gradient_checkpointing", "gpus", "keep",
 }  # fmt: skip
 
 

@@ -3,8 +3,8 @@
 AGGREGATIONS: name -> weights of tokens. Every aggregation is a weighted sum of token losses with
 weights that depend on lengths alone. So they are computed once for an update, over all of its rows,
 and which rows share a forward pass changes memory and speed, not the result beyond rounding.
-KLS: name -> estimate of the KL from the base, by token. Leaves out the policy's token loss, which
-is TRL's.
+KLS: name -> estimate of the KL from the base, by token. LOSSES: name -> a token's loss, where it is
+not TRL's, which is left out here.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from torch import Tensor
 
 from grids.cell import Cell
 
+TokenLoss = Callable[..., Tensor]
 Aggregation = Callable[[Tensor, int, int], Tensor]
 KL = Callable[[Tensor, Tensor], Tensor]
 
@@ -90,6 +91,10 @@ def k3(log_p: Tensor, log_ref: Tensor) -> Tensor:
 
 
 KLS: dict[str, KL] = {"k1": k1, "k2": k2, "k3": k3}
+
+# (log_p_N_T, log_old_N_T, advantages_N_1, *, low, high) -> losses_N_T: of plug-ins. The default,
+# `clip`, is PPO's with the dual clip, and TRL computes it.
+LOSSES: dict[str, TokenLoss] = {}
 
 
 def clipped(

@@ -7,6 +7,7 @@ TRL's loss, ratio, clip, log-probabilities and optimiser step, over rows that a 
 - aggregation: the rows' token weights travel as TRL's `tool_mask`, which its `dapo` loss multiplies
   every token loss by, with a normaliser of one;
 - the KL (`KLS`), since TRL has only an unbounded k3;
+- a plug-in's loss of a token in place of TRL's;
 - log-probabilities without gradient, in wide passes, of the rows that need them alone.
 
 Left out: where rows and advantages come from (`trainer.py`).
@@ -27,9 +28,12 @@ from trl.trainer import add_fused_lm_head
 
 from grids import outcome
 from grids.cell import Cell
-from workers.losses import KLS
+from workers.losses import clip_bounds
 from workers.models import Policy
 from workers.passes import Row, packed, padded, pass_bounds
+from workers.plugins import function
+
+TRLS_LOSS = "clip"  # PPO's, with the dual clip: TRL computes it
 
 
 class PassTrainer(GRPOTrainer):
@@ -128,14 +132,26 @@ class PassTrainer(GRPOTrainer):
         inputs["num_items_in_batch"] = torch.tensor(float(cell.updates_per_round))
         loss: Tensor = super()._compute_loss(model, inputs)
         log_p_N_T = self._log_p_N_T
+        if cell.loss != TRLS_LOSS:
+            loss = self._own_loss(log_p_N_T, inputs)
         if "ref_per_token_logps" in inputs:
-            kl_N_T = KLS[cell.kl_form](log_p_N_T, inputs["ref_per_token_logps"])
+            estimate = function(cell, "KLS", cell.kl_form)
+            kl_N_T = estimate(log_p_N_T, inputs["ref_per_token_logps"])
             kl = (kl_N_T * inputs["tool_mask"]).sum()
             self.round.add(outcome.KL, kl.item())
             loss = loss + cell.kl * kl
         self.round.add(outcome.LOSS, loss.item())
         self.round.note_ratios(rows, log_p_N_T.detach(), inputs)
         return loss
+
+    def _own_loss(self, log_p_N_T: Tensor, inputs: dict[str, Any]) -> Tensor:
+        """A plug-in's loss of each token, under the same weights; TRL's is let go."""
+        old_N_T = inputs.get("old_per_token_logps", log_p_N_T.detach())
+        low, high, _ = clip_bounds(self.cell)
+        token_loss = function(self.cell, "LOSSES", self.cell.loss)
+        advantages_N_1 = inputs["advantages"][:, None]
+        losses_N_T: Tensor = token_loss(log_p_N_T, old_N_T, advantages_N_1, low=low, high=high)
+        return (losses_N_T * inputs["tool_mask"]).sum()
 
     def _no_loss(self, model: Any) -> Tensor:
         """Of an update in which no row has a gradient: the optimiser steps on one of zeros."""

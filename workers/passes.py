@@ -16,7 +16,7 @@ from torch import Tensor
 
 from grids.cell import Cell
 from workers.footprint import PASS_TOKENS, WIDER_WITHOUT_GRADIENT
-from workers.losses import AGGREGATIONS
+from workers.plugins import function
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,8 @@ def token_weights(lengths: Sequence[int], cell: Cell) -> list[Tensor]:
     """Weights of the token losses of an update's rows, in the rows' order; they sum to its loss."""
     lengths_N_1 = torch.tensor(lengths)[:, None]
     mask_N_T = (torch.arange(int(lengths_N_1.max())) < lengths_N_1).float()
-    weights_N_T = AGGREGATIONS[cell.aggregation](mask_N_T, cell.micro_batch, cell.max_response)
+    weigh = function(cell, "AGGREGATIONS", cell.aggregation)
+    weights_N_T = weigh(mask_N_T, cell.micro_batch, cell.max_response)
     return [weights_T[:n] for weights_T, n in zip(weights_N_T, lengths, strict=True)]
 
 
