@@ -19,7 +19,7 @@ from grids import outcome
 from grids.cell import Cell
 
 PART: Final = 0.1  # of the rounds, that "first" and "last" are means over
-SCORES: Final = ("test/", "train/pass_at_1")  # what evaluations write
+SCORES: Final = ("test/", "val/", "train/pass_at_1")  # what evaluations write
 # Metrics whose beginning and end tables and findings speak of.
 TOLD: Final = frozenset((
     outcome.REWARD, outcome.REWARD_SD, outcome.CORRECT, outcome.PARSED, outcome.TRUNCATED,

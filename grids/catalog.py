@@ -35,10 +35,12 @@ AGGREGATIONS = (
 KLS = ("k1", "k2", "k3")
 REWARDS = ("correct", "format", "steps", "score", "random")
 SOURCES = ("reasoning-gym",)
+PARTIAL = ("reasoning-gym",)  # graders that give partial credit, which the reward `score` takes
 FLEXIBLE = {"gsm8k": "gsm8k-flexible", "math": "math-flexible"}
 
 GSM8K_PROMPT = '{question} Let\'s think step by step and output the final answer after "####".'
 MATH_PROMPT = "{question} Let's think step by step and output the final answer within \\boxed{}."
+REASONING_PROMPT = "{question}\n\nGive your final answer within <answer></answer> tags."
 
 
 class Spec(BaseModel):
@@ -194,6 +196,19 @@ def _tiny_dataset(name: str, paper: str, **spec: Any) -> DatasetSpec:
     )  # fmt: skip
 
 
+# What makes the questions of reasoning-gym, so that another version makes other keys.
+REASONING_GYM = "0.1.25"
+
+
+def _reasoning(task: str, about: str, **config: Any) -> DatasetSpec:
+    return DatasetSpec(
+        name=f"rg-{task.replace('_', '-')}", source="reasoning-gym", revision=REASONING_GYM,
+        options={"task": task, "train": 2000, "test": 500, "seed": 0, "config": config},
+        prompt=REASONING_PROMPT, grader="reasoning-gym", train_rows=2000, test_rows=500,
+        about=about,
+    )  # fmt: skip
+
+
 MODELS: dict[str, ModelSpec] = {
     spec.name: spec
     for spec in (
@@ -244,6 +259,18 @@ DATASETS: dict[str, DatasetSpec] = {
         _tiny_dataset(
             "tiny-boxed", "MATH",
             question="problem", answer=("answer", "solution"), grader="math",
+        ),
+        _reasoning("knights_knaves", "who tells the truth, of two; partial credit", n_people=2),
+        _reasoning("syllogism", "whether a conclusion follows: yes or no"),
+        _reasoning("word_sorting", "three or four words; partial credit", min_words=3, max_words=4),
+        _reasoning(
+            "spell_backward", "words of 3 to 5 letters; partial credit",
+            min_word_len=3, max_word_len=5,
+        ),
+        _reasoning("letter_counting", "a letter in 3 to 6 words", min_words=3, max_words=6),
+        _reasoning(
+            "needle_haystack", "one fact among 5 to 12",
+            min_num_statements=5, max_num_statements=12,
         ),
     )
 }  # fmt: skip

@@ -15,13 +15,14 @@ from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from grids import expand, plugin, vocabulary
+from grids import expand, plugin, search_checks, vocabulary
 from grids.catalog import DatasetSpec, ModelSpec, pinned
 from grids.cell import Cell, check_setting, filled
 from grids.contrast import Contrast
 from grids.errors import InputError, listed
 from grids.key import idle_replay, why_same
 from grids.rules import Override, Priority, Settings, When, matched
+from grids.search import Search
 from grids.vocabulary import NOT_AXES as NOT_AXES
 
 NAME = r"^[A-Za-z0-9][A-Za-z0-9_.-]*$"
@@ -87,13 +88,16 @@ class Grid(BaseModel):
     overrides: list[Override] = Field(
         [], description="settings of a model, a data set, a pair or an arm, over the base"
     )
-    priority: int | list[Priority] = Field(0, description="cells of a higher one run first")
+    priority: list[Priority] = Field(
+        [], description="cells of a higher rank run first; a number: the rank of all"
+    )
     seeds: list[int] = Field([0], min_length=1)
     budget: Budget | None = None
     exclude: list[Settings] = Field(
         [], description="settings (value or list) of cells to leave out; `why` is the reason"
     )
     contrasts: list[Contrast] = []
+    search: dict[str, Search] = Field({}, description="settings to search for, beside the tables")
     plugins: list[str] = Field(
         [], description="packages of your own: beside this file, by path, or installed"
     )
@@ -105,6 +109,11 @@ class Grid(BaseModel):
     @classmethod
     def _one_group(cls, value: Any) -> Any:
         return [value] if isinstance(value, dict) else value
+
+    @field_validator("priority", mode="before")
+    @classmethod
+    def _of_all(cls, value: Any) -> Any:
+        return [{"rank": value}] if isinstance(value, int) else value
 
     @model_validator(mode="before")
     @classmethod
@@ -124,6 +133,7 @@ class Grid(BaseModel):
     @model_validator(mode="after")
     def _check(self) -> Self:
         vocabulary.check(self)
+        search_checks.check(self)
         return self
 
     @cached_property
@@ -272,8 +282,6 @@ class Grid(BaseModel):
 
     def rank(self, cell: Cell) -> int:
         """The priority of one of its cells: of the last rule that matches."""
-        if isinstance(self.priority, int):
-            return self.priority
         settings = {name: getattr(cell, name) for name in Cell.model_fields}
         ranks = [rule.rank for rule in self.priority if expand.holds(self, rule.for_, settings)]
         return ranks[-1] if ranks else 0

@@ -15,6 +15,7 @@ from grids.catalog import (
     GRADER_VERSIONS,
     KLS,
     LOSSES,
+    PARTIAL,
     REWARDS,
     SOURCES,
 )
@@ -47,6 +48,7 @@ def check(cell: Cell) -> None:
     for name in NAMED:
         check_name(name, getattr(cell, name), known(name, cell.plugin_specs))
     _check_source(cell)
+    _check_graded(cell)
     _check_built(cell)
     _check_context(cell)
     _check_batch(cell)
@@ -67,6 +69,22 @@ def _check_source(cell: Cell) -> None:
     own = (n for spec in cell.plugin_specs for n in spec.provides.get(PLUGIN_SOURCES, ()))
     if source is not None:
         check_name(f"{cell.dataset}: source", source, (*SOURCES, *own))
+
+
+def _check_graded(cell: Cell) -> None:
+    """What a data set's golds or a grader cannot give is refused; a plug-in's may be anything."""
+    own = cell.dataset_spec.source in (None, *SOURCES)
+    if cell.grader == "reasoning-gym" and own and cell.dataset_spec.source != "reasoning-gym":
+        raise ValueError(
+            f"grader: reasoning-gym scores answers to its own questions alone, and {cell.dataset} "
+            "has others; take another grader, such as gsm8k, or a data set with "
+            "`source: reasoning-gym`"
+        )
+    if cell.reward == "score" and cell.grader in GRADER_VERSIONS and cell.grader not in PARTIAL:
+        raise ValueError(
+            f"reward: score is the grader's own partial credit, and {cell.grader} gives none; "
+            f"allowed with score: {listed(PARTIAL)}; take another reward, such as steps or format"
+        )
 
 
 def _check_context(cell: Cell) -> None:

@@ -21,6 +21,7 @@ from grids.errors import InputError, listed, nearest
 from grids.grid import Budget, Grid
 from grids.plugin import located
 from grids.rules import Override, Priority, When
+from grids.search import fields_at, problems
 from grids.vocabulary import NOT_AXES, RESOLVED
 
 Where = tuple[str | int, ...]
@@ -262,6 +263,10 @@ def _check_cells(source: _Source, grid: Grid) -> None:
         raise InputError("\n".join(_told_cell(source, grid, error))) from None
     except InputError as error:
         raise InputError(f"{source.path}:{source.line(('axes',))}: {error}") from None
+    try:
+        problems(grid)
+    except ValueError as error:
+        raise InputError(_with_line(source, str(error), f"{source.path}: ")) from None
     for i, contrast in enumerate(grid.contrasts):
         for side in ("a", "b"):
             _check_arm(source, grid, i, grid.arm(contrast, side), side)
@@ -328,7 +333,7 @@ def _with_line(source: _Source, text: str, place: str) -> str:
     """A validator's own message often begins with the key: tell it at that key's line."""
     head = text.split(":", 1)[0]
     where: Where = tuple(int(p) if p.isdigit() else p for p in head.split("."))
-    if where in source.lines:
+    if where[:1] in source.lines:
         return f"{source.path}:{source.line(where)}: {text}"
     return place + text
 
@@ -338,6 +343,7 @@ def _allowed_beside(where: Where) -> list[str]:
     of |= {"models": ModelSpec, "datasets": DatasetSpec}
     of |= {"when": When, "overrides": Override, "priority": Priority}
     fields = of.get(str(where[0]) if len(where) > 1 else "", Grid).model_fields
+    fields = fields_at(where) if where[0] == "search" and len(where) > 2 else fields
     return [field.alias or name for name, field in fields.items()]
 
 

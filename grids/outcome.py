@@ -19,6 +19,7 @@ TEST_TOKENS: Final = "test/tokens"
 TEST_UNSCORED: Final = "test/unscored"
 REWARD: Final = "train/reward"
 REWARD_SD: Final = "train/reward_sd"
+REWARD_FLIPPED: Final = "train/reward_flipped"  # share that noise turned round; cells with noise
 CORRECT: Final = "train/correct"
 CORRECT_FLEXIBLE: Final = "train/correct_flexible"
 ADVANTAGE_MEAN: Final = "train/advantage_mean"

@@ -116,6 +116,16 @@ class StudyPaths:
         return self.directory / "shared"
 
     @property
+    def plugins(self) -> Path:
+        """Source of plug-ins that cells of this study use, by its digest."""
+        return self.directory / "plugins"
+
+    @property
+    def searches(self) -> Path:
+        """One JSON file a search of a grid: what it tried and found."""
+        return self.directory / "searches"
+
+    @property
     def registrations(self) -> Path:
         """One JSON line a declared contrast, with the time of its registration."""
         return self.directory / "contrasts.jsonl"

@@ -39,7 +39,7 @@ class Priority(BaseModel):
     """A rank of some combinations: cells of a higher one run first."""
 
     model_config = MODEL_CONFIG
-    for_: Settings = Field(alias="for", min_length=1, description="settings (value or list)")
+    for_: Settings = Field({}, alias="for", description="settings (value or list); none: all")
     rank: int
 
 

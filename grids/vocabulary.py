@@ -120,7 +120,7 @@ def given(grid: Grid) -> Iterator[tuple[str, dict[str, list[Any]]]]:
     for i, override in enumerate(grid.overrides):
         yield f"overrides.{i}.for", matched(override.for_)
         yield f"overrides.{i}.set", {name: [value] for name, value in override.set.items()}
-    for i, ranked in enumerate(grid.priority if isinstance(grid.priority, list) else []):
+    for i, ranked in enumerate(grid.priority):
         yield f"priority.{i}.for", matched(ranked.for_)
     for i, excluded in enumerate(grid.exclude):
         yield f"exclude.{i}", matched(excluded)

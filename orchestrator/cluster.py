@@ -23,6 +23,7 @@ from grids.cell import Cell
 from grids.errors import InputError
 from grids.paths import Store, read_mark
 from orchestrator import nodes, packing, tokens
+from orchestrator.keeping import Kept
 from orchestrator.marks import redacted
 from orchestrator.plan import Work
 from orchestrator.progress import Progress
@@ -57,12 +58,12 @@ class Tracking:
 
 def train(
     works: Sequence[Work], tracking: Tracking, store: Store, settings: Settings,
-    progress: Progress, keep: Callable[[Queue], None],
+    progress: Progress, keep: Callable[[Queue], None], kept: Kept | None = None,
 ) -> str | None:  # fmt: skip
     """Train the cells. Why Ray ended before its time, or None.
 
     `keep` gets the queue before the first cell does: it tells what became of each, whatever happens
-    to Ray.
+    to Ray. `kept` says where the workers find plug-ins.
     """
     start(settings)
     if settings.address is not None:
@@ -74,7 +75,7 @@ def train(
     # Tune would ask the searcher for the next cell only when the last one's worker has started.
     os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(slots())
     with tempfile.TemporaryDirectory(prefix="banditgrid-") as folder:
-        tuner = _tuner(queue, tracking, store, shares, folder)
+        tuner = _tuner(queue, tracking, store, shares, folder, kept or Kept({}))
         try:
             tuner.fit()
         except Exception as error:  # the cells' own errors never come here
@@ -195,6 +196,13 @@ def _shares(works: Sequence[Work]) -> dict[str, float] | None:
     return packing.shares((work.cell for work in works), packing.gpu_bytes())
 
 
+def _share(cell: Cell, shares: dict[str, float]) -> float:
+    """A cell's share; a search may have asked for it since the others were found."""
+    if cell.key not in shares:
+        shares |= packing.shares([cell], packing.gpu_bytes())
+    return shares[cell.key]
+
+
 def _slots(settings: Settings, shares: dict[str, float] | None) -> Callable[[], int]:
     """Cells at a time: as many as the GPUs hold, or one a core where there is none."""
     import ray
@@ -211,8 +219,9 @@ def _slots(settings: Settings, shares: dict[str, float] | None) -> Callable[[], 
 
 
 def _tuner(
-    queue: Queue, tracking: Tracking, store: Store, shares: dict[str, float] | None, folder: str
-) -> Any:
+    queue: Queue, tracking: Tracking, store: Store, shares: dict[str, float] | None, folder: str,
+    kept: Kept,
+) -> Any:  # fmt: skip
     from ray import tune
 
     from orchestrator.search import Cells, Watcher
@@ -221,8 +230,9 @@ def _tuner(
     identity = (read_mark(store.identity) or {}).get("id", "")
 
     def task(item: Item) -> dict[str, Any]:
-        share = None if shares is None else shares[item.work.cell.key]
-        return _task(item, tracking, store, identity, share)
+        share = None if shares is None else _share(item.work.cell, shares)
+        cell = kept.cell(item.work.study, _cell(item))
+        return _task(item, cell, tracking, store, identity, share)
 
     env = worker_env(shares is not None)
     trial = tune.with_parameters(CellTrial, uri=tracking.uri, env=env)
@@ -248,13 +258,13 @@ def _resources(gpus: float | None) -> Any:
 
 
 def _task(
-    item: Item, tracking: Tracking, store: Store, identity: str, share: float | None
+    item: Item, cell: Cell, tracking: Tracking, store: Store, identity: str, share: float | None
 ) -> dict[str, Any]:
     work = item.work
     return {
         "study": work.study,
         "key": work.cell.key,
-        "cell": _cell(item).model_dump_json(),
+        "cell": cell.model_dump_json(),
         "store": str(store.root.resolve()),
         "store_id": identity,
         "experiment": tracking.experiments[work.study],

@@ -13,7 +13,7 @@ import signal
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from rich.console import Console
@@ -22,13 +22,15 @@ from rich.text import Text
 from grids.grid import Grid
 from grids.outcome import DAMAGED, DIVERGED, FINISHED, STOPPED
 from grids.paths import Store
-from orchestrator import cluster, prepare
+from orchestrator import cluster, keeping, prepare
 from orchestrator.ledger import DONE, FAILED, standing
 from orchestrator.plan import Plan, Work, make_plan
 from orchestrator.progress import Progress
 from orchestrator.queue import ATTEMPTS, GIVEN, Item, Queue
 from orchestrator.register import register
+from orchestrator.searches import Searches
 from orchestrator.show import console, duration, show_plan, table
+from orchestrator.show_search import show_searches
 
 INTERRUPTED = 130  # the exit code that shells give to a command ended by Ctrl-C
 
@@ -37,8 +39,9 @@ INTERRUPTED = 130  # the exit code that shells give to a command ended by Ctrl-C
 class Summary:
     """What a run came to."""
 
-    plan: Plan
+    plan: Plan  # the cells of tables, and of searches as far as they have come
     queue: Queue | None = None  # None: nothing was handed out
+    searches: Searches | None = None
     interrupted: bool = False
     stopped: str | None = None  # why Ray ended before its time
     seconds: float = 0.0
@@ -84,7 +87,10 @@ def run(
     out, began = out or console(), time.monotonic()
     plan = make_plan(grids, store)
     show_plan(plan, out)
-    summary = Summary(plan)
+    searches = Searches(grids, plan, store)
+    show_searches(searches.hunts, out)
+    both = replace(plan, works=(*searches.works, *plan.works))
+    summary = Summary(both, searches=searches)
     try:
         with termination_as_interrupt():
             _run(summary, store, tracking_uri or store.tracking_uri, settings or Settings(), out)
@@ -100,16 +106,20 @@ def _run(summary: Summary, store: Store, uri: str, settings: Settings, out: Cons
     with prepare.writable(store, [share.grid.study for share in plan.shares]):
         cluster.check(settings.address)
         _preflight(plan, out)
+        keeping.check(work.cell for work in plan.todo)
         where = prepare.tracking_of(plan, store, uri)
         prepare.identify(store)
+    kept = keeping.keep((share.grid for share in plan.shares), store)
     for share in plan.shares:
         register(share.grid, share.cells, store)
+    if summary.searches is not None:
+        summary.searches.write()
     prepare.wanted_again(plan, store)
     if where is not None:
         prepare.level(plan, where, store, out)
     if where is not None and plan.todo:
         try:
-            _train(summary, where, store, settings, out)
+            _train(summary, where, store, settings, out, kept)
         finally:
             with _undisturbed():
                 _account(summary, where, store)
@@ -128,17 +138,20 @@ def _preflight(plan: Plan, out: Console) -> None:
 
 
 def _train(
-    summary: Summary, where: cluster.Tracking, store: Store, settings: Settings, out: Console
-) -> None:
+    summary: Summary, where: cluster.Tracking, store: Store, settings: Settings, out: Console,
+    kept: keeping.Kept,
+) -> None:  # fmt: skip
     todo = summary.plan.todo
     out.print("starting Ray and its workers: the first cells begin in about half a minute")
 
     def keep(queue: Queue) -> None:
         summary.queue = queue
+        if summary.searches is not None:
+            queue.more = summary.searches.more
 
     with Progress(todo, store, out) as progress:
         try:
-            summary.stopped = cluster.train(todo, where, store, settings, progress, keep)
+            summary.stopped = cluster.train(todo, where, store, settings, progress, keep, kept)
         except KeyboardInterrupt:
             out.print("\nstopping: every cell goes on from its last checkpoint with the next run")
             raise
@@ -193,7 +206,9 @@ def _undisturbed() -> Iterator[None]:
 def show_summary(summary: Summary, store: Store, out: Console) -> None:
     """How many cells ended how; each failed one with its reason and the command that shows why."""
     out.print()
-    left = len(summary.plan.todo)
+    left = max(len(summary.plan.todo), len(summary.ended))  # searches ask for more as they go
+    if summary.searches is not None:
+        show_searches(summary.searches.hunts, out)
     if not left and not summary.interrupted and not summary.damaged:
         out.print(f"nothing to train: all {len(summary.plan.works)} cells are done")
         return

@@ -170,10 +170,15 @@ def planned(study: StudyPaths) -> dict[str, Any]:
 
 def note_planned(study: StudyPaths, grid: Grid, cells: dict[str, Cell]) -> None:
     """Remember a grid's cells, so that `status` can name those that no worker has begun."""
+    note_cells(study, grid.name, cells)
+
+
+def note_cells(study: StudyPaths, name: str, cells: dict[str, Cell]) -> None:
+    """Remember the cells that a grid or one of its searches wants."""
     entry = {
         key: {"label": cell.label, "rounds": cell.rounds, "eval_key": cell.eval_key}
         for key, cell in cells.items()
     }
     known = planned(study)
-    if known.get(grid.name) != entry:
-        write_json(study.directory / PLANNED_FILE, {"grids": {**known, grid.name: entry}})
+    if known.get(name) != entry:
+        write_json(study.directory / PLANNED_FILE, {"grids": {**known, name: entry}})

@@ -33,7 +33,7 @@ def is_evaluation(metric: str) -> bool:
 
     The rule of `workers.journal`, which cannot be imported before a trial: it loads pyarrow.
     """
-    return metric.startswith(("test/", "train/pass_at_1"))
+    return metric.startswith(("test/", "val/", "train/pass_at_1"))
 
 
 def last_of_window(round: int) -> int:

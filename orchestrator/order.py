@@ -1,4 +1,4 @@
-"""In which order cells run: seed by seed, and within a seed the longest first.
+"""In which order cells run: by priority, seed by seed, and within a seed the longest first.
 
 A study that is stopped early is then balanced: every arm of a seed, of every contrast and grid, is
 before every cell of the next seed, in the order in which the grids list seeds. The longest first
@@ -32,7 +32,7 @@ def ordered(works: Sequence[Work]) -> list[Work]:
     return sorted(
         works,
         key=lambda work: (
-            seeds[work.cell.seed], -work_estimate(work), models[work.cell.model]
+            -work.rank, seeds[work.cell.seed], -work_estimate(work), models[work.cell.model]
         ),
     )  # fmt: skip
 

@@ -37,6 +37,7 @@ class Work:
     round: int = 0  # already trained
     begun: bool = False  # round 0 is in the journal
     reason: str | None = None  # why it diverged or failed, or what is damaged
+    rank: int = 0  # the highest priority that its grids give it
 
     @property
     def todo(self) -> bool:
@@ -132,7 +133,8 @@ def _work(study: str, named: list[tuple[Grid, Cell]], store: Store) -> Work:
         except DamagedError as error:
             found = Standing(DAMAGED, reason=str(error))
     names, begun = tuple(grid.name for grid, _ in named), found.round is not None
-    return Work(study, cell, names, found.state, found.round or 0, begun, found.reason)
+    rank = max(grid.rank(own) for grid, own in named)
+    return Work(study, cell, names, found.state, found.round or 0, begun, found.reason, rank)
 
 
 def _check_scored(named: list[tuple[Grid, Cell]], paths: CellPaths, trained: int) -> None:

@@ -67,6 +67,13 @@ class Progress:
 
     # ---- what the driver tells
 
+    def add(self, work: Work) -> None:
+        """One more cell, or one that has ended, to a longer horizon."""
+        where = (work.study, work.cell.key)
+        with self._lock:
+            self._works[where], self._cost[where] = work, work_estimate(work)
+            self._ended.pop(where, None)
+
     def start(self, study: str, key: str) -> None:
         """A worker has the cell."""
         where, now = (study, key), time.monotonic()

@@ -89,11 +89,13 @@ class Queue:
         self._watch = lease.Watch()
         self._looked = 0.0
         self.stopping = False
+        self.more: Callable[[], Iterable[Work]] = tuple  # what follows from cells that have ended
+        self._to_ask = False  # one has ended since `more` was asked
 
     @property
     def finished(self) -> bool:
-        """Nothing waits for a slot, and nothing that a worker has can come back."""
-        return not (self._waiting or self._elsewhere or self._given)
+        """Nothing waits for a slot, nothing that a worker has can come back or lead to more."""
+        return not (self._waiting or self._elsewhere or self._given or self._to_ask)
 
     def settle(self) -> None:
         """At the end: what the store says of cells whose worker was cut short."""
@@ -108,11 +110,35 @@ class Queue:
         store does not answer: then later."""
         try:
             self._look_around()
+            self._grow()
             if len(self._given) < self._slots():
                 return self._first_free()
         except OSError:
             pass
         return None
+
+    def _grow(self) -> None:
+        """Take up what follows from cells that have ended, before all that waits."""
+        if self._to_ask:
+            added = [item for work in self.more() if (item := self._taken_up(work)) is not None]
+            self._waiting[:0] = added
+            self._to_ask = False
+
+    def _taken_up(self, work: Work) -> Item | None:
+        """The item of a new cell, or of one that has ended and is to go on."""
+        made = Item(work, work.paths(self._store))
+        item = self._by_key.setdefault(made.where, made)
+        if item is made:
+            self.items.append(item)
+        elif (
+            item.place == ENDED and item.state in DONE and item.work.cell.rounds < work.cell.rounds
+        ):
+            item.work, item.place, item.state, item.reason = work, WAITING, "", ""
+            item.tries = item.broken = 0
+        else:
+            return None
+        self._progress.add(work)
+        return item
 
     def _first_free(self) -> Item | None:
         while self._waiting:
@@ -242,6 +268,7 @@ class Queue:
 
     def _end(self, item: Item, state: str, reason: str = "") -> None:
         item.place, item.state, item.reason = ENDED, state, reason
+        self._to_ask = True
         self._progress.finish(*item.where, state, reason)
 
     # ---- other drivers' cells

@@ -23,6 +23,7 @@ from urllib.parse import parse_qsl, urlsplit
 from grids.errors import InputError
 from grids.grid import Grid
 from grids.load import resolved
+from orchestrator.keeping import copied
 from orchestrator.marks import redacted
 
 PACKAGES: Final = ("grids", "workers", "orchestrator", "analysis")
@@ -40,7 +41,7 @@ class Shipped:
 
     @classmethod
     def of(cls, grid: Grid, path: Path) -> Shipped:
-        return cls(grid, resolved(path))
+        return cls(grid, resolved(path, _plugins_of(grid)))
 
     @property
     def path(self) -> str:
@@ -134,7 +135,14 @@ def packed(shipped: Sequence[Shipped] = ()) -> Iterator[Parcel]:
             path = folder / one.path
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(one.text, encoding="utf-8")
+            for spec in one.grid.plugin_specs:
+                copied(Path(spec.path), path.parent / _plugins_of(one.grid))
         yield Parcel(folder, sum(path.stat().st_size for path in _files(folder)), code)
+
+
+def _plugins_of(grid: Grid) -> str:
+    """The folder of a grid's plug-ins, beside its file."""
+    return f"{grid.name}.plugins"
 
 
 def _installed(package: str) -> Path:

@@ -14,7 +14,7 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from pickle import UnpicklingError
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from safetensors import SafetensorError
@@ -40,6 +40,14 @@ DAMAGE = (
 
 # What a failed write raises.
 WRITING = (OSError, RuntimeError, SafetensorError)
+
+
+class Weights(NamedTuple):
+    """A policy alone."""
+
+    folder: Path
+    round: int
+    weights: dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -73,7 +81,36 @@ def latest(directory: Path, key: str) -> Checkpoint | None:
     return None
 
 
+def newest_weights(directory: Path, key: str) -> Weights:
+    """The weights alone of the newest checkpoint of the cell `key`.
+
+    Raises `InputError` where there is none, where it cannot be read (an older one would be another
+    policy), and where it is another cell's.
+    """
+    folders = _complete(directory)
+    if not folders:
+        raise InputError(f"{directory} holds no weights; delete its cell to train it again")
+    try:
+        return _weights(folders[-1], key)
+    except InputError:
+        raise
+    except DAMAGE as error:
+        raise InputError(
+            f"the weights in {folders[-1]} cannot be read ({error}); put them back from a copy, or "
+            f"delete {directory.parent} to train its cell again"
+        ) from None
+
+
 def _read(folder: Path, key: str) -> Checkpoint:
+    _, round, weights = _weights(folder, key)
+    optimizer, memory = (
+        torch.load(folder / name, map_location="cpu", weights_only=True)
+        for name in (OPTIMIZER, MEMORY)
+    )
+    return Checkpoint(folder, round, weights, optimizer, memory)
+
+
+def _weights(folder: Path, key: str) -> Weights:
     mark = read_json(folder / MARK) or {}
     if mark["key"] != key:
         raise InputError(
@@ -85,11 +122,7 @@ def _read(folder: Path, key: str) -> Checkpoint:
     weights: dict[str, Any] = {}
     for part in sorted(parts):
         weights |= load_file(folder / part)
-    optimizer, memory = (
-        torch.load(folder / name, map_location="cpu", weights_only=True)
-        for name in (OPTIMIZER, MEMORY)
-    )
-    return Checkpoint(folder, int(mark["round"]), weights, optimizer, memory)
+    return Weights(folder, int(mark["round"]), weights)
 
 
 def save(
@@ -175,11 +208,16 @@ def sweep(lease: Lease) -> None:
 
 def restore(checkpoint: Checkpoint, model: Any, optimizer: Any) -> None:
     """Put a checkpoint into a model of the same class and an optimiser over its parameters."""
-    missing = set(model.load_state_dict(checkpoint.weights, strict=False).missing_keys)
+    restore_weights(checkpoint, model)
+    optimizer.load_state_dict(checkpoint.optimizer)
+
+
+def restore_weights(kept: Checkpoint | Weights, model: Any) -> None:
+    """Put weights alone into a model of the same class."""
+    missing = set(model.load_state_dict(kept.weights, strict=False).missing_keys)
     tied = set(getattr(model, "_tied_weights_keys", None) or ())
     if missing - tied:
-        raise ValueError(f"{checkpoint.folder} lacks weights: {sorted(missing - tied)[:3]}")
-    optimizer.load_state_dict(checkpoint.optimizer)
+        raise ValueError(f"{kept.folder} lacks weights: {sorted(missing - tied)[:3]}")
 
 
 def _complete(directory: Path) -> list[Path]:

@@ -1,8 +1,9 @@
-"""Questions with checkable answers: from a local folder or the hub, as prompts of a model.
+"""Questions with checkable answers: from a folder, the hub or a source, as prompts of a model.
 
 A local folder holds `train.jsonl` and `test.jsonl`. A row without an answer is dropped and counted;
 test questions are never filtered by length (an overlong one is scored wrong), train questions that
-are too long are, and counted. A question is identified by a hash of its text. Imports no torch, so
+are too long are, and counted. A question is identified by a hash of its text. Questions that a cell
+holds out from training are treated as test questions are. Imports no torch, so
 that a driver can check the data before anything starts. Leaves out order (`sampling.py`).
 """
 
@@ -11,14 +12,15 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections.abc import Container, Iterable
-from dataclasses import dataclass, field
+from collections.abc import Container, Iterable, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from grids.catalog import DatasetSpec
 from grids.cell import Cell
 from grids.errors import InputError
+from grids.plugin import SOURCES, PluginSpec, provider
 from workers.math_answers import last_box
 
 # Llama-3.2's chat template prints today's date unless it is told one: this is its own default.
@@ -34,6 +36,7 @@ class Question:
     gold: str
     prompt_ids: tuple[int, ...] = ()
     too_long: bool = False
+    solution: str = ""  # worked, as the data set has it; empty where it has none
 
 
 @dataclass(frozen=True)
@@ -43,15 +46,21 @@ class Questions:
     train: tuple[Question, ...]
     test: tuple[Question, ...]
     notes: tuple[str, ...] = field(default=())
+    val: tuple[Question, ...] = ()  # of the train split, held out from training
 
 
-def load_questions(spec: DatasetSpec) -> Questions:
+def load_questions(spec: DatasetSpec, plugins: Sequence[PluginSpec] = ()) -> Questions:
     """Both splits, unfiltered by length.
 
-    Raises `InputError` for wrong columns, an empty split, or a hub that cannot be reached.
+    Args:
+        spec: the data set.
+        plugins: those that may have its source.
+
+    Raises `InputError` for wrong columns, an empty split, a hub that cannot be reached, or a
+    source that makes no rows.
     """
     notes: list[str] = []
-    splits = {name: _read_split(spec, name, notes) for name in ("train", "test")}
+    splits = {name: _read_split(spec, name, notes, plugins) for name in ("train", "test")}
     for name, questions in splits.items():
         if not questions:
             raise InputError(f"{spec.name}: the {name} split has no question with an answer")
@@ -63,7 +72,9 @@ def prepare(questions: Questions, cell: Cell, tokenizer: Any) -> Questions:
 
     Raises `InputError` where fewer train questions are left than a batch takes.
     """
-    train = [_prompted(q, cell, tokenizer) for q in questions.train]
+    parts = split_off(questions.train, cell.holdout)
+    val = tuple(_prompted(q, cell, tokenizer) for q in parts.val)
+    train = [_prompted(q, cell, tokenizer) for q in parts.train]
     short = tuple(q for q in train if not q.too_long)
     chosen = questions.test[: cell.eval.test_questions]
     test = tuple(_prompted(q, cell, tokenizer) for q in chosen)
@@ -76,7 +87,30 @@ def prepare(questions: Questions, cell: Cell, tokenizer: Any) -> Questions:
     if overlong := sum(q.too_long for q in test):
         notes.append(f"{cell.dataset}: {overlong} overlong test questions are scored wrong")
     check_batch(cell, len(short))
-    return Questions(short, test, tuple(notes))
+    return Questions(short, test, tuple(notes), val)
+
+
+class Parts(NamedTuple):
+    """Train questions, parted into those that are trained on and those that are held out."""
+
+    train: tuple[Question, ...]
+    val: tuple[Question, ...]
+
+
+def split_off(train: Sequence[Question], holdout: int) -> Parts:
+    """Part the `holdout` questions with the lowest hashes from the others.
+
+    The choice is of the questions alone, before any is found too long for a model: equal for all
+    models, arms and seeds, and the smaller choice lies within the larger. A question with the text
+    of a held-out one is not trained on either.
+    """
+    if not holdout:
+        return Parts(tuple(train), ())
+    ranks = {q.id: hashlib.sha256(f"holdout\0{q.id}".encode()).digest() for q in train}
+    chosen = set(sorted(ranks, key=ranks.__getitem__)[:holdout])
+    val = tuple(q for q in train if q.id in chosen)
+    texts = {q.text for q in val}
+    return Parts(tuple(q for q in train if q.text not in texts), val)
 
 
 def check_batch(cell: Cell, train_rows: int) -> None:
@@ -88,20 +122,56 @@ def check_batch(cell: Cell, train_rows: int) -> None:
         )
 
 
-def _read_split(spec: DatasetSpec, split: str, notes: list[str]) -> tuple[Question, ...]:
-    rows = _local_rows(spec, split) if spec.path else _hub_rows(spec, split)
+def _read_split(
+    spec: DatasetSpec, split: str, notes: list[str], plugins: Sequence[PluginSpec]
+) -> tuple[Question, ...]:
     questions: dict[str, Question] = {}
     empty = total = 0
-    for total, row in enumerate(rows, start=1):
-        text, gold = _question_and_answer(spec, split, total, row)
-        if not gold or not text.strip():
+    for total, row in enumerate(_rows(spec, split, plugins), start=1):
+        read = _read_row(spec, split, total, row)
+        if not read.gold or not read.text.strip():
             empty += 1
             continue
-        identity = _identity(text, questions)
-        questions[identity] = Question(identity, text, gold)
+        identity = _identity(read.text, questions)
+        questions[identity] = Question(identity, read.text, read.gold, solution=read.solution)
     if empty:
         notes.append(f"{spec.name}: {empty} of {total} {split} rows without an answer dropped")
     return tuple(questions.values())
+
+
+def _rows(spec: DatasetSpec, split: str, plugins: Sequence[PluginSpec]) -> Iterable[dict[str, Any]]:
+    if spec.source is not None:
+        return _source_rows(spec, split, plugins)
+    return _local_rows(spec, split) if spec.path else _hub_rows(spec, split)
+
+
+def _source_rows(
+    spec: DatasetSpec, split: str, plugins: Sequence[PluginSpec]
+) -> Iterable[dict[str, Any]]:
+    """Rows that a function makes: reasoning-gym's, or a plug-in's `rows(split, **options)`."""
+    plugin = provider(plugins, SOURCES, spec.source)
+    if plugin is None:
+        from workers.reasoning import rows
+
+        yield from rows(spec, split)
+        return
+    from workers.plugins import function_of
+
+    number = 0
+    try:
+        made = function_of(plugin, SOURCES, str(spec.source))(split, **spec.options)
+        for number, row in enumerate(made, start=1):
+            if not isinstance(row, dict):
+                raise TypeError(f"row {number} is not a dict but {type(row).__name__}")
+            yield row
+    except InputError:
+        raise
+    except Exception as error:  # anybody's code
+        raise InputError(
+            f"{spec.name}: plug-in {plugin.name} ({plugin.path}): {SOURCES}[{spec.source!r}] made "
+            f"no {split} row after {number}: {type(error).__name__}: {error}; it is called as "
+            "(split, **options), with the data set's `options:`, and returns dicts of columns"
+        ) from error
 
 
 def _identity(text: str, taken: Container[str]) -> str:
@@ -158,9 +228,15 @@ def not_to_be_had(
     )
 
 
-def _question_and_answer(
-    spec: DatasetSpec, split: str, number: int, row: dict[str, Any]
-) -> tuple[str, str]:
+class _Read(NamedTuple):
+    """What a row holds; a text is empty where the row has none."""
+
+    text: str
+    gold: str
+    solution: str
+
+
+def _read_row(spec: DatasetSpec, split: str, number: int, row: dict[str, Any]) -> _Read:
     column = next((name for name in spec.answer if name in row), None)
     if column is None or spec.question not in row:
         wanted = f"{spec.question!r} and one of {', '.join(map(repr, spec.answer))}"
@@ -169,7 +245,11 @@ def _question_and_answer(
             f"got {', '.join(row) or 'none'}; expected {wanted}; "
             "name them with `question:` and `answer:` of the data set"
         )
-    return _text(row[spec.question]), _gold(spec, column, _text(row[column]))
+    answer = _text(row[column])
+    gold = _gold(spec, column, answer)
+    # Without a column of its own, the solution is what comes before the answer.
+    worked = _text(row.get("solution")) or (answer if answer.strip() != gold else "")
+    return _Read(_text(row[spec.question]), gold, worked)
 
 
 def _text(value: Any) -> str:
@@ -189,8 +269,7 @@ def _gold(spec: DatasetSpec, column: str, answer: str) -> str:
 
 def _prompted(question: Question, cell: Cell, tokenizer: Any) -> Question:
     ids = render(tokenizer, cell.dataset_spec.prompt, question.text)
-    too_long = len(ids) > cell.max_prompt
-    return Question(question.id, question.text, question.gold, tuple(ids), too_long)
+    return replace(question, prompt_ids=tuple(ids), too_long=len(ids) > cell.max_prompt)
 
 
 def render(tokenizer: Any, prompt: str, question: str) -> list[int]:

@@ -33,7 +33,7 @@ class Evaluated:
 
 
 class Evaluator:
-    """Scores one cell's policy on the test set and the fixed train subset."""
+    """Scores one cell's policy on the test set, the fixed train subset and held-out questions."""
 
     def __init__(self, cell: Cell, questions: Questions, engine: TransformersEngine) -> None:
         self.cell = cell
@@ -43,11 +43,12 @@ class Evaluator:
         self.train_rows = [int(i) for i in subset]
         train = tuple(questions.train[i] for i in self.train_rows)
         self.splits: dict[str, Sequence[Question]] = {"test": questions.test, "train": train}
+        self.held_out = {"val": questions.val} if questions.val else {}
 
     def greedy(self, phase: str, round: int, seen: set[int] | None = None) -> Evaluated:
         """Greedy Pass@1; `seen` are the train questions, by index, that training has drawn."""
         rows: Rows = []
-        for split, questions in self.splits.items():
+        for split, questions in (self.splits | self.held_out).items():
             rows += self._answer(phase, round, split, questions, samples=1, sampled=False)
         return Evaluated(rows, self._means(rows, "") | self._by_seen(rows, seen))
 
@@ -97,9 +98,9 @@ class Evaluator:
         if response is not None:
             tokenizer = self.engine.policy.tokenizer
             text = tokenizer.decode(response.ids, skip_special_tokens=True)
-            strict = grade(self.cell.grader, text, question.gold)
+            strict = grade(self.cell, self.cell.grader, text, question.gold)
             flexible = self.cell.flexible_grader
-            lenient = grade(flexible, text, question.gold) if flexible else None
+            lenient = grade(self.cell, flexible, text, question.gold) if flexible else None
         return {
             "question": question.id,
             "sample": sample,
@@ -113,7 +114,7 @@ class Evaluator:
 
     def _means(self, rows: Rows, suffix: str) -> dict[str, float]:
         means: dict[str, float] = {}
-        for split in self.splits:
+        for split in (*self.splits, *self.held_out):
             chosen = [row for row in rows if row["split"] == split]
             if not chosen:
                 continue

@@ -17,11 +17,12 @@ answer's form from learning the answer. verl's rules are kept where they are har
 | `72, as was asked.` | 72 | wrong, unparsed | wrong: the comma stays |
 
 The gold is compared as it is given: whoever loads GSM8K takes the commas out of `#### 1,000`.
-`math_answers` says what `math` reads and how it compares.
+`math_answers` says what `math` reads and how it compares. `reasoning-gym` asks that package's own
+scorers (`reasoning.py`), and is the one that gives partial credit.
 
-Left out: rewards (`rewards.py` turns a Grade into a number), partial credit for the form,
-symbolic equivalence, and any `except`: the graders cannot raise, so no fault passes for a wrong
-answer. A grader's version, part of a cell's key, is kept in `grids`.
+Left out: rewards (`rewards.py` turns a Grade into a number), symbolic equivalence, and any
+`except`: a fault never passes for a wrong answer. Only `reasoning-gym` can raise. A grader's
+version, part of a cell's key, is kept in `grids`.
 """
 
 import re
@@ -29,6 +30,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from workers.math_answers import last_box, last_expression, last_frame, normalise
+from workers.reasoning import scored
 
 # verl's own window; it decides what is right, so it is part of the rule and not only a bound.
 GSM8K_CHARS = 300
@@ -51,6 +53,8 @@ class Grade:
     """An answer in the form that the grader demands was found; a wrong one counts."""
     answer: str | None
     """The answer as it was compared; None where none was found."""
+    score: float | None = None
+    """Partial credit in [0, 1]; None where the grader gives none."""
 
 
 Grader = Callable[[str, str], Grade]
@@ -96,6 +100,15 @@ def grade_math_flexible(completion: str, gold: str) -> Grade:
     return _UNPARSED
 
 
+def grade_reasoning_gym(completion: str, gold: str) -> Grade:
+    """The last `<answer>...</answer>` by the task's own scorer; right where its score is 1.
+
+    Raises where the scorer does, or takes too long: such an answer stays unscored.
+    """
+    answer, score = scored(completion[-MATH_CHARS:], gold)
+    return Grade(score >= 1, answer is not None, answer, score)
+
+
 def _grade_latex(answer: str | None, gold: str) -> Grade:
     """Compares normal forms, or both texts as they are where either has no normal form."""
     if answer is None:
@@ -112,4 +125,5 @@ GRADERS: dict[str, Grader] = {
     "gsm8k-flexible": grade_gsm8k_flexible,
     "math": grade_math,
     "math-flexible": grade_math_flexible,
+    "reasoning-gym": grade_reasoning_gym,
 }

@@ -84,7 +84,7 @@ class Journal:
 
 def is_evaluation(metric: str) -> bool:
     """Whether a journal's metric is of an evaluation and not of training."""
-    return metric.startswith(("test/", "train/pass_at_1"))
+    return metric.startswith(("test/", "val/", "train/pass_at_1"))
 
 
 def write_outcomes(path: Path, rows: list[dict[str, Any]]) -> None:

@@ -14,13 +14,14 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
-from typing import Any
-
-import torch
+from typing import TYPE_CHECKING, Any
 
 from grids.cell import Cell
 from grids.errors import InputError
 from grids.plugin import PluginSpec, digest, provider
+
+if TYPE_CHECKING:
+    import torch  # a driver that reads a plug-in's questions does without
 
 _loaded: dict[str, tuple[str, ModuleType]] = {}  # name -> digest, module
 
@@ -35,6 +36,11 @@ def function(cell: Cell, registry: str, name: str) -> Callable[..., Any]:
     if spec is None:
         own: Callable[..., Any] = _own(registry)[name]
         return own
+    return _checked(spec, registry, name)
+
+
+def function_of(spec: PluginSpec, registry: str, name: str) -> Callable[..., Any]:
+    """A plug-in's function; its errors are as `function` tells them."""
     return _checked(spec, registry, name)
 
 
@@ -113,6 +119,7 @@ def _over_tensors(
 ) -> Callable[..., torch.Tensor]:
     """The function, its result of its first argument's shape and finite: an advantage where its
     mask (the second argument) is True, all else everywhere."""
+    import torch
 
     def checked(*given: Any, **named: Any) -> torch.Tensor:
         try:

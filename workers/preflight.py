@@ -10,8 +10,9 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from grids.cell import Cell
-from workers.data import check_batch, load_questions
+from workers.data import Question, check_batch, load_questions, split_off
 from workers.models import check_context, model_folder
+from workers.rewards import check_solutions
 
 
 def check(cells: Iterable[Cell]) -> list[str]:
@@ -24,17 +25,18 @@ def check(cells: Iterable[Cell]) -> list[str]:
         InputError: naming the cell or data set, what was got, what is allowed and what to do.
     """
     notes: list[str] = []
-    sizes: dict[str, int] = {}
+    trains: dict[str, tuple[Question, ...]] = {}
     folders: dict[str, Path] = {}
     for cell in cells:
         data, model = cell.dataset_spec, cell.model_spec
-        named = data.model_dump_json()
-        if named not in sizes:
-            questions = load_questions(data)
+        named = data.model_dump_json() + "".join(p.digest for p in cell.plugin_specs)
+        if named not in trains:
+            questions = load_questions(data, cell.plugin_specs)
             notes += questions.notes
-            sizes[named] = len(questions.train)
+            trains[named] = questions.train
         if model.revision not in folders:
             folders[model.revision] = model_folder(model)
-        check_batch(cell, sizes[named])
+        check_batch(cell, len(split_off(trains[named], cell.holdout).train))
+        check_solutions(cell, trains[named])
         check_context(cell, folders[model.revision])
     return notes

@@ -75,13 +75,21 @@ class Round:
             outcome.UPDATES: float(self.cell.updates_per_round),
             outcome.LOSS: 0.0,
         }
+        if scored.flipped:
+            graded = zip(scored.flipped, scored.grades, strict=True)
+            self.metrics[outcome.REWARD_FLIPPED] = _share([flip for flip, g in graded if g])
         if lenient := [g.correct for g in scored.flexible if g]:
             self.metrics[outcome.CORRECT_FLEXIBLE] = _share(lenient)
         first = {"question": asked[0].text, "gold": asked[0].gold, "completion": scored.texts[0]}
         self.rollouts = [{**first, "reward": scored.rewards[0]}]
 
     def note_groups(self, groups: Groups, advantages_P_G: Tensor) -> None:
-        """Of the groups: how many can teach, their sizes, and how old what is replayed is."""
+        """Of the groups: how many can teach, their sizes, and how old what is replayed is.
+
+        By the rewards that are trained on, graded or noisy ones too: all wrong where each is 0, all
+        right where each is 1, mixed where they differ. So a group of equal rewards between 0 and 1,
+        which teaches nothing relative to itself, is none of the three.
+        """
         n = self.cell.rollouts
         rewards_P_n, scored_P_n = groups.rewards_P_G[:, :n], groups.mask_P_G[:, :n]
         wrong_P = ((rewards_P_n == 0) | ~scored_P_n).all(1)
@@ -91,7 +99,7 @@ class Round:
             outcome.ADVANTAGE_MEAN: advantages_P_G[:, :n].mean().item(),
             outcome.GROUPS_ALL_WRONG: wrong_P.double().mean().item(),
             outcome.GROUPS_ALL_RIGHT: right_P.double().mean().item(),
-            outcome.GROUPS_MIXED: (~wrong_P & ~right_P).double().mean().item(),
+            outcome.GROUPS_MIXED: _differ(rewards_P_n, scored_P_n).double().mean().item(),
             outcome.GROUP_SIZE: sizes_P.mean().item(),
             outcome.SINGLETONS: (sizes_P == 1).double().mean().item(),
         }
@@ -180,6 +188,12 @@ def second_moments(
                 centred.append(advantage**2 * square)
     made = {outcome.GRADIENT_ROLLOUTS: float(len(raw)), outcome.SECOND_MOMENT_RAW: _share(raw)}
     return made | ({outcome.SECOND_MOMENT_GROUP: _share(centred)} if larger else {})
+
+
+def _differ(rewards_P_G: Tensor, mask_P_G: Tensor) -> Tensor:
+    """Which groups hold more than one reward; not those without any."""
+    low_P = torch.where(mask_P_G, rewards_P_G, torch.inf).amin(1)
+    return low_P < torch.where(mask_P_G, rewards_P_G, -torch.inf).amax(1)
 
 
 def _share(values: Sequence[float]) -> float:

@@ -19,16 +19,16 @@ from transformers.utils import logging as transformers_logging
 from grids import outcome
 from grids.cell import Cell
 from grids.outcome import Progress
-from grids.paths import CellPaths, read_mark
+from grids.paths import CellPaths
 from workers import checkpoint, claim, warm
 from workers.data import Questions
 from workers.engine import TransformersEngine
-from workers.evaluate import Evaluated, Evaluator, Rows
-from workers.journal import Journal, is_evaluation, read_outcomes, write_outcomes
+from workers.evaluate import Evaluated, Rows
+from workers.journal import Journal, is_evaluation, write_outcomes
 from workers.lease import Lease, held
 from workers.models import Policy, check_context
 from workers.provenance import provenance
-from workers.sampling import prompt_stream
+from workers.scores import Scores
 from workers.trainer import BanditTrainer
 
 # A checkpoint is due when the last is this old, and so old that writing them takes no larger share
@@ -85,14 +85,14 @@ class _Run:
     """One attempt at a cell."""
 
     def __init__(self, cell: Cell, lease: Lease, report: Report, shared: Path) -> None:
-        self.cell, self.lease, self.report, self.shared = cell, lease, report, shared
+        self.cell, self.lease, self.report = cell, lease, report
         self.paths = lease.paths
         self.journal = Journal(lease)
         self.policy: Policy = warm.policy(cell)
         check_context(cell, self.policy.folder)
         self.questions: Questions = warm.questions(cell, self.policy)
         self.engine = TransformersEngine(self.policy, cell)
-        self.evaluator = Evaluator(cell, self.questions, self.engine)
+        self.scores = Scores(cell, self.questions, self.engine, lease, shared)
         self.start = 0
         self.save_seconds = 0.0
         self.last: Evaluated | None = None
@@ -104,7 +104,7 @@ class _Run:
 
     def go(self) -> dict[str, Any] | None:
         """Base evaluation, the rounds that are left, final evaluation, done.json."""
-        self.base = self._base()
+        self.base = self.scores.base()
         found = checkpoint.latest(self.paths.checkpoint, self.cell.key)
         self.start = found.round if found else 0
         claim.refuse_a_shorter_run(self.cell, self.paths, self.start)
@@ -161,36 +161,10 @@ class _Run:
 
     # ---- evaluations
 
-    def _base(self) -> Evaluated:
-        """The base model's evaluation: found where another cell left it, else made and left."""
-        folder = self.shared / self.cell.base_key
-        if (kept := read_mark(folder / "metrics.json")) is not None:
-            return Evaluated(read_outcomes(folder / outcome.OUTCOMES_FILE), kept)
-        evaluated = self._evaluate("base", 0, seed=None)
-        folder.mkdir(parents=True, exist_ok=True)
-        rows = folder / outcome.OUTCOMES_FILE
-        self.lease.make(rows, lambda made: write_outcomes(made, evaluated.rows))
-        self.lease.write_json(folder / "metrics.json", evaluated.metrics)
-        return evaluated
-
     def _write_outcomes(self, last: Evaluated | None) -> None:
         """The base's answers and the newest."""
         rows = self.base.rows + (last.rows if last else [])
         self.lease.make(self.paths.outcomes, lambda made: write_outcomes(made, rows))
-
-    def _evaluate(self, phase: str, round: int, seed: int | None) -> Evaluated:
-        """Greedy, and sampled where the grid asks."""
-        seen = self._seen(round) if phase == "final" else None
-        greedy = self.evaluator.greedy(phase, round, seen)
-        if not self.cell.eval.samples:
-            return greedy
-        sampled = self.evaluator.sampled(phase, round, seed)
-        return Evaluated(greedy.rows + sampled.rows, greedy.metrics | sampled.metrics)
-
-    def _seen(self, round: int) -> set[int]:
-        cell, count = self.cell, len(self.questions.train)
-        drawn = min(round * cell.batch, count)  # an epoch has seen all
-        return set(prompt_stream(cell.dataset_spec.revision, cell.seed, count, 0, drawn).tolist())
 
     # ---- rounds
 
@@ -217,16 +191,17 @@ class _Run:
         return not self.left
 
     def _due_evaluation(self, round: int, last: bool) -> Evaluated:
-        if last:
-            return self._evaluate("final", round, self.cell.seed)
-        return self.evaluator.greedy("final", round, self._seen(round))
+        return self.scores.final(round) if last else self.scores.greedy(round)
 
     def _collapsed(self, evaluated: Evaluated) -> str:
         """Why a Pass@1 is a breakdown, or nothing; with a base near zero it cannot be told."""
-        now, base = evaluated.metrics[outcome.TEST_PASS], self.base.metrics[outcome.TEST_PASS]
-        if base * len(self.questions.test) < COLLAPSE_FROM or now >= COLLAPSE * base:
+        held_out = self.questions.val  # a search reads a breakdown: it must not come from the test
+        metric = outcome.VAL_PASS if held_out else outcome.TEST_PASS
+        now, base = evaluated.metrics[metric], self.base.metrics[metric]
+        asked = len(held_out or self.questions.test)
+        if base * asked < COLLAPSE_FROM or now >= COLLAPSE * base:
             return ""
-        return f"test Pass@1 {now:.3f} fell below a tenth of its base {base:.3f}"
+        return f"{metric.split('/')[0]} Pass@1 {now:.3f} fell below a tenth of its base {base:.3f}"
 
     def _write_line(
         self, round: int, metrics: dict[str, float], trainer: BanditTrainer | None

@@ -8,6 +8,7 @@ seed share prompts and noise. Leaves out the choice of a token from a number (`e
 from __future__ import annotations
 
 import hashlib
+from collections import defaultdict
 from collections.abc import Sequence
 
 import numpy as np
@@ -38,6 +39,19 @@ def uniforms(
     for i, (question, sample) in enumerate(rows):
         numbers_R_T[i] = generator(seed, purpose, round, question, sample).random(length)
     return numbers_R_T
+
+
+def numbered(questions: Sequence[str]) -> list[tuple[str, int]]:
+    """(question id, sample index) of each of a round's rollouts, given their questions.
+
+    A question that is drawn twice in a round goes on counting.
+    """
+    counted: dict[str, int] = defaultdict(int)
+    named = []
+    for question in questions:
+        named.append((question, counted[question]))
+        counted[question] += 1
+    return named
 
 
 def prompt_stream(data: str, seed: int, questions: int, start: int, count: int) -> np.ndarray:

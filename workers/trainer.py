@@ -3,8 +3,8 @@
 Ours, each through a documented seam and by editing what `super()` returns:
 
 - sampling (`rollout_func`), so that a rollout depends on its own random numbers alone;
-- the rows of each update (`_generate_and_score_completions`): advantages from `ADVANTAGES` over
-  fresh and replayed rewards, replayed rows in train mode, without the rows that have no gradient.
+- the rows of each update (`_generate_and_score_completions`): advantages by the cell's estimator
+  over fresh and replayed rewards, replayed rows in train mode, no rows without a gradient.
 
 Left out: how an update is computed (`pass_trainer.py`), evaluation, checkpoints and the journal
 (`run.py`).
@@ -13,7 +13,6 @@ Left out: how an update is computed (`pass_trainer.py`), evaluation, checkpoints
 from __future__ import annotations
 
 import math
-from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import Any
@@ -25,16 +24,17 @@ from trl import GRPOTrainer
 
 from grids import outcome
 from grids.cell import Cell
-from workers.advantages import ADVANTAGES, Context
+from workers.advantages import Context
 from workers.data import Question
 from workers.engine import Response, TransformersEngine
 from workers.groups import Groups, RunningBaselines
 from workers.models import Policy
-from workers.pass_trainer import PassTrainer
+from workers.pass_trainer import TRLS_LOSS, PassTrainer
 from workers.passes import Row, token_weights
+from workers.plugins import function
 from workers.replay import ReplayBuffer, Rollout
 from workers.round import Round, second_moments
-from workers.sampling import prompt_stream, uniforms
+from workers.sampling import numbered, prompt_stream, uniforms
 from workers.scoring import Scored, score
 from workers.settings import trainer_settings
 
@@ -105,7 +105,7 @@ class BanditTrainer(PassTrainer):
 
     def _drawn(self, purpose: str, round: int, asked: Sequence[Question]) -> list[Response]:
         cell = self.cell
-        names = _samples([q.id for q in asked])
+        names = numbered([q.id for q in asked])
         numbers = uniforms(cell.seed, purpose, round, names, cell.max_response)
         prompts = [q.prompt_ids for q in asked]
         return self.engine.generate(prompts, cell.max_response, numbers, cell.temperature)
@@ -113,7 +113,7 @@ class BanditTrainer(PassTrainer):
     def _reward(self, completions: list[str], **_: Any) -> list[float]:
         """TRL's reward function. What TRL makes of rewards is not read, so an unscored answer gets
         a number here, of which TRL would otherwise complain; ours stays NaN."""
-        self._scored: Scored = score(completions, self._asked, self.cell)
+        self._scored: Scored = score(completions, self._asked, self.cell, self.round.number)
         return [0.0 if math.isnan(reward) else reward for reward in self._scored.rewards]
 
     def fill_replay(self) -> dict[str, float]:
@@ -127,7 +127,7 @@ class BanditTrainer(PassTrainer):
             texts = self.policy.tokenizer.batch_decode(
                 [response.ids for response in responses], skip_special_tokens=True
             )
-            scored = score(texts, asked, cell)
+            scored = score(texts, asked, cell, 0)
             rollouts = self._fresh(0, asked, responses, scored)
             self.replay.add(rollouts)
             tokens += sum(rollout.length for rollout in rollouts)
@@ -182,7 +182,7 @@ class BanditTrainer(PassTrainer):
             questions_P=groups.questions_P,
             history_P=self.baselines.of(groups),
         )
-        estimator = ADVANTAGES[self.cell.advantage]
+        estimator = function(self.cell, "ADVANTAGES", self.cell.advantage)
         return estimator(groups.rewards_P_G, groups.mask_P_G, context=context)
 
     def _update_rows(self, groups: Groups, advantages_P_G: Tensor) -> Iterator[list[Row]]:
@@ -206,9 +206,9 @@ class BanditTrainer(PassTrainer):
 
     def _counts(self, row: Row) -> bool:
         """Whether a row has any gradient; without, it takes no pass, but keeps its place in the
-        denominators."""
+        denominators. What a plug-in's loss makes of an advantage of zero is not known."""
         kl_everywhere = self.cell.kl > 0 and not self.cell.kl_on_signal_only
-        return kl_everywhere or row.advantage != 0.0
+        return kl_everywhere or row.advantage != 0.0 or self.cell.loss != TRLS_LOSS
 
     def _look_closer(self, groups: Groups) -> None:
         """What only evaluated rounds tell, under the policy that wrote: entropy, and what a group
@@ -228,13 +228,3 @@ class BanditTrainer(PassTrainer):
 def _with_text(texts: Sequence[str], rows: dict[str, list[int]]) -> dict[str, list[Any]]:
     """Rows of question numbers with the questions' texts."""
     return {**rows, "prompt": [texts[i] for i in rows["question"]]}
-
-
-def _samples(questions: Sequence[str]) -> list[tuple[str, int]]:
-    """(question, sample index) of each row; a question drawn twice in a round goes on counting."""
-    counted: dict[str, int] = defaultdict(int)
-    named = []
-    for question in questions:
-        named.append((question, counted[question]))
-        counted[question] += 1
-    return named

@@ -27,6 +27,7 @@ from grids.cell import Cell
 from workers import memory
 from workers.data import Questions, check_batch, load_questions, prepare
 from workers.models import Policy, load_base, placed
+from workers.rewards import check_solutions
 
 T = TypeVar("T")
 # The largest model that is kept, bytes of float32 weights. Where cells train on the CPU, the copy
@@ -77,14 +78,16 @@ def questions(cell: Cell, policy: Policy) -> Questions:
     """The cell's questions as prompts; see `data.prepare`, whose errors it raises."""
     content = (
         _model_content(cell.model_spec), _data_content(cell.dataset_spec), cell.max_prompt,
-        cell.eval.test_questions,
+        cell.eval.test_questions, cell.holdout, tuple(p.digest for p in cell.plugin_specs),
     )  # fmt: skip
 
     def made() -> Questions:
-        return prepare(load_questions(cell.dataset_spec), cell, policy.tokenizer)
+        read = load_questions(cell.dataset_spec, cell.plugin_specs)
+        return prepare(read, cell, policy.tokenizer)
 
     found = _once("questions", content, made)
     check_batch(cell, len(found.train))
+    check_solutions(cell, found.train)
     return found
 
 
