@@ -2,7 +2,7 @@
 
     bundle.json        format, name of the study, and which row group holds a cell's answers
     outcomes.parquet   graded answers of all cells: the store's columns without texts, and `cell`
-    contrasts.jsonl, looks.jsonl
+    contrasts.jsonl, looks.jsonl, searches/
     cells/KEY/         the records of a cell as the store has them, whole journals among them
 
 So one code reads store and bundle, at any horizon and under any evaluation. Equal content gives
@@ -85,6 +85,9 @@ def _fill(bundle: zipfile.ZipFile, source: StoreSource, keys: list[str], complet
         _add_records(bundle, source.paths.cell(key), completions)
     for path in (source.paths.registrations, source.paths.looks):
         _add_file(bundle, path.name, path)
+    searches = source.paths.searches
+    for path in sorted(searches.glob("*.json")) if searches.is_dir() else ():
+        _add_file(bundle, f"{searches.name}/{path.name}", path)
     content = {"format": FORMAT, "study": source.name, **_add_outcomes(bundle, source.paths, keys)}
     text = json.dumps(content, indent=1, sort_keys=True) + "\n"
     bundle.writestr(_member(MANIFEST), text)

@@ -30,6 +30,7 @@ from analysis.outcomes import Outcomes, Unusable
 from analysis.runs import Run
 from analysis.standing import Standing, standing_of
 from analysis.study import Study
+from analysis.tuned import Rates, rates_of
 from grids.contrast import Contrast
 from grids.grid import Grid
 from grids.outcome import DIVERGED
@@ -54,6 +55,7 @@ class Result:
         held: planned quantities that are equal in both arms.
         cost_ratios: b over a, geometric mean over paired seeds.
         group: (median effective group, n + m) of the arm with replay; None without replay.
+        rates: at which learning rates the verdict is, and whether a search chose each arm's own.
     """
 
     grid: Grid
@@ -71,6 +73,7 @@ class Result:
     held: tuple[str, ...] = ()
     cost_ratios: dict[str, Estimate] = field(default_factory=dict)
     group: tuple[float, int] | None = None
+    rates: Rates = Rates("")
 
     @property
     def contrast(self) -> Contrast:
@@ -109,8 +112,7 @@ class Result:
         """The verdict with what limits it: `better at lr 1e-06`."""
         if self.verdict == "none":
             return f"no verdict: {self.withheld or self.absent}"
-        a, b = self.stratum.a[0], self.stratum.b[0]
-        return f"{self.verdict} at lr {a.lr:g}" if a.lr == b.lr else self.verdict
+        return f"{self.verdict}{self.rates.told}"
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -160,6 +162,7 @@ def _result(
     result = Result(
         grid, stratum, pair, " ".join([pair, *extra]), standing,
         differ=differences(a, b), held=held_equal(a, b),
+        rates=rates_of(grid, stratum, study.source.searches()),
     )  # fmt: skip
     if stratum.identical:
         return replace(result, absent="both arms are the same cells: they train the same policy")
@@ -256,3 +259,4 @@ def _notes(result: Result) -> Iterable[str]:
         yield f"{comparison.unscored} questions left out: an answer could not be scored"
     if not result.exercised:
         yield "not exercised"
+    yield from result.rates.notes

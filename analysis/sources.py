@@ -56,6 +56,10 @@ class Source(Protocol):
         """Add looks, with the time; False where this place cannot be written."""
         return False
 
+    def searches(self) -> list[dict[str, Any]]:
+        """What searches beside grids have found, each as `orchestrator.searches` writes it."""
+        return []
+
 
 class StoreSource:
     """A study's folder in a store: journals, marks and outcomes. No server is asked."""
@@ -100,6 +104,17 @@ class StoreSource:
 
     def looks(self) -> list[dict[str, Any]]:
         return read_lines(self.paths.looks)
+
+    def searches(self) -> list[dict[str, Any]]:
+        """A file that cannot be read is left out: it lifts nothing from a verdict."""
+        folder, found = self.paths.searches, []
+        for path in sorted(folder.iterdir(), key=lambda p: p.name) if folder.is_dir() else ():
+            try:
+                content = json.loads(path.read_text(encoding="utf-8"))
+            except (OSError, ValueError):
+                continue
+            found += [content] if isinstance(content, dict) else []
+        return found
 
     def note_looks(self, looks: list[dict[str, Any]]) -> bool:
         now = datetime.now(UTC).isoformat(timespec="seconds")

@@ -16,7 +16,7 @@ import typer
 from grids.errors import InputError
 from grids.load import grid_schema
 from grids.paths import Store
-from orchestrator import cli_cluster
+from orchestrator import cli_cluster, cli_search
 from orchestrator.options import (
     STORE,
     AsJson,
@@ -61,16 +61,21 @@ def plan(
     """Show cells, what is merged or dropped and why, totals, and what contrasts can find."""
     from analysis.planning import designs
     from orchestrator.plan import make_plan
+    from orchestrator.searches import Searches
     from orchestrator.show import console, plan_json, show_plan
     from orchestrator.show_power import show_power
+    from orchestrator.show_search import plan_rows, show_searches
 
     where = Store(store)
     made = make_plan(load(grids, models, data), where)
     rows = [design.row() for design in designs((share.grid for share in made.shares), where)]
+    hunts = Searches([share.grid for share in made.shares], made, where).hunts
     if as_json:
-        print_json({**plan_json(made), "contrasts": rows})
+        searched = {"searches": plan_rows(hunts)} if hunts else {}
+        print_json({**plan_json(made), "contrasts": rows, **searched})
     else:
         show_plan(made, console())
+        show_searches(hunts, console())
         show_power(rows, console())
 
 
@@ -98,6 +103,7 @@ def run(
 
 
 cli_cluster.add_to(app)
+cli_search.add_to(app)
 
 
 @app.command()

@@ -187,20 +187,13 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _shares(works: Sequence[Work]) -> dict[str, float] | None:
+def _shares(works: Sequence[Work]) -> packing.Shares | None:
     """The share of a GPU that each cell takes, by key; None where there is no GPU."""
     import ray
 
     if not ray.cluster_resources().get("GPU"):
         return None
-    return packing.shares((work.cell for work in works), packing.gpu_bytes())
-
-
-def _share(cell: Cell, shares: dict[str, float]) -> float:
-    """A cell's share; a search may have asked for it since the others were found."""
-    if cell.key not in shares:
-        shares |= packing.shares([cell], packing.gpu_bytes())
-    return shares[cell.key]
+    return packing.Shares((work.cell for work in works), packing.gpu_bytes())
 
 
 def _slots(settings: Settings, shares: dict[str, float] | None) -> Callable[[], int]:
@@ -219,7 +212,7 @@ def _slots(settings: Settings, shares: dict[str, float] | None) -> Callable[[], 
 
 
 def _tuner(
-    queue: Queue, tracking: Tracking, store: Store, shares: dict[str, float] | None, folder: str,
+    queue: Queue, tracking: Tracking, store: Store, shares: packing.Shares | None, folder: str,
     kept: Kept,
 ) -> Any:  # fmt: skip
     from ray import tune
@@ -230,7 +223,7 @@ def _tuner(
     identity = (read_mark(store.identity) or {}).get("id", "")
 
     def task(item: Item) -> dict[str, Any]:
-        share = None if shares is None else _share(item.work.cell, shares)
+        share = None if shares is None else shares.of(item.work.cell)
         cell = kept.cell(item.work.study, _cell(item))
         return _task(item, cell, tracking, store, identity, share)
 

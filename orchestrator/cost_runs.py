@@ -64,13 +64,12 @@ class Runs:
 
         Of other models and data sets what is taken is the share of the longest allowed.
         """
-        alike = [run for run in self.runs if run.size.pair == size.pair]
-        used = fmean(r.seen.tokens / r.size.response for r in alike or self.runs) \
-            if self.runs else USED  # fmt: skip
+        near = [run for run in self.runs if run.size.pair == size.pair] or self.runs
+        used = fmean(r.seen.tokens / r.size.response for r in near) if near else USED
         signals = [run for run in self.runs if not run.size.always]
         own = [r for r in signals if (r.size.pair, r.size.advantage) == (size.pair, size.advantage)]
-        near = own or [r for r in signals if r.size.advantage == size.advantage]
-        share = fmean(run.seen.share for run in near) if near else 1.0
+        alike = own or [r for r in signals if r.size.advantage == size.advantage]
+        share = fmean(run.seen.share for run in alike) if alike else 1.0
         return Seen(min(1.0, used) * size.response, share)
 
 

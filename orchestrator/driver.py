@@ -207,7 +207,7 @@ def show_summary(summary: Summary, store: Store, out: Console) -> None:
     """How many cells ended how; each failed one with its reason and the command that shows why."""
     out.print()
     left = max(len(summary.plan.todo), len(summary.ended))  # searches ask for more as they go
-    if summary.searches is not None:
+    if summary.searches is not None and summary.queue is not None:
         show_searches(summary.searches.hunts, out)
     if not left and not summary.interrupted and not summary.damaged:
         out.print(f"nothing to train: all {len(summary.plan.works)} cells are done")

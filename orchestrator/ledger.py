@@ -34,6 +34,9 @@ from grids.paths import (
 DONE: Final = (FINISHED, DIVERGED)
 STATES: Final = (*DONE, RUNNING, FAILED, DAMAGED, UNFINISHED, WAITING)
 
+# Why a cell that is trained is to be scored anew.
+OTHERWISE: Final = "scored under another evaluation"
+
 TAIL_BYTES = 1 << 16
 PLANNED_FILE = "planned.json"
 
@@ -81,7 +84,8 @@ def _standing(paths: CellPaths, rounds: int | None, eval_key: str | None) -> Sta
         reason = (read_mark(paths.failed) or {}).get("error")
         return Standing(FAILED, *at, reason, _age(paths.journal))
     if done is not None or journal or paths.journal.exists() or paths.checkpoint.exists():
-        return Standing(UNFINISHED, *at, None, _age(paths.journal))
+        trained = done is not None and outcome.reached(done, rounds, None)
+        return Standing(UNFINISHED, *at, OTHERWISE if trained else None, _age(paths.journal))
     return Standing(WAITING)
 
 

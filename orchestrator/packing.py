@@ -32,6 +32,20 @@ class Gpus(NamedTuple):
     largest: int
 
 
+class Shares(dict[str, float]):
+    """The fraction of a GPU that each cell takes, by key."""
+
+    def __init__(self, cells: Iterable[Cell], gpus: Gpus | None) -> None:
+        super().__init__(shares(cells, gpus))
+        self._gpus = gpus
+
+    def of(self, cell: Cell) -> float:
+        """A cell's; a search may ask for one that was not there before."""
+        if cell.key not in self:
+            self |= shares([cell], self._gpus)
+        return self[cell.key]
+
+
 def shares(cells: Iterable[Cell], gpus: Gpus | None) -> dict[str, float]:
     """The fraction of a GPU that each cell takes, by key: 0.05 to 1, in steps of 0.05.
 

@@ -17,7 +17,7 @@ from rich.text import Text
 from grids.cell import SPECS, Cell
 from grids.grid import Grid
 from grids.outcome import DAMAGED
-from orchestrator.ledger import STATES
+from orchestrator.ledger import OTHERWISE, STATES
 from orchestrator.plan import Plan, Share, Work
 
 TWIN = re.compile(r"\S+ \S+ (\(\d+,\d+,\d+\)) (\S+) s\d+")
@@ -71,7 +71,20 @@ def show_plan(plan: Plan, out: Console) -> None:
     for line in _local_copies(plan):
         out.print(Text(line), soft_wrap=True)
     _show_totals(plan, out)
+    _show_scored_otherwise(plan, out)
     show_damaged(plan, out)
+
+
+def _show_scored_otherwise(plan: Plan, out: Console) -> None:
+    """What a change of `eval` alone brings about: it takes the place of scores that are there."""
+    cells = sum(work.reason == OTHERWISE for work in plan.works)
+    if cells:
+        told = (
+            f"{counted(cells, 'cell')} trained already, {OTHERWISE} (`eval`, grader or "
+            "max_response differ): the weights are scored anew and the scores replaced; to keep "
+            "them, take the study's `eval`, or score beside it with `banditgrid evaluate`"
+        )
+        out.print(Text(told, style="yellow"), soft_wrap=True)
 
 
 def _local_copies(plan: Plan) -> list[str]:

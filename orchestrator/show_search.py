@@ -11,7 +11,6 @@ from typing import Any
 from rich.console import Console
 from rich.text import Text
 
-from grids.grid import Grid
 from grids.outcome import DIVERGED
 from orchestrator.searching import Hunt
 from orchestrator.show import counted, table
@@ -60,7 +59,7 @@ def plan_rows(hunts: Sequence[Hunt]) -> list[dict[str, Any]]:
     return [
         {
             "study": hunt.problem.grid.study, "grid": hunt.problem.grid.name,
-            "search": hunt.problem.name, **{"settings": hunt.problem.settings},
+            "search": hunt.problem.name, "settings": hunt.problem.settings,
             "cells": hunt.problem.search.cells, "wave": hunt.problem.search.wave,
             "trials": len(hunt.trials), "complete": hunt.complete,
             "best": None if hunt.best is None else hunt.best.settings,
@@ -69,7 +68,7 @@ def plan_rows(hunts: Sequence[Hunt]) -> list[dict[str, Any]]:
     ]  # fmt: skip
 
 
-def override(hunt: Hunt, grid: Grid) -> str | None:
+def override(hunt: Hunt) -> str | None:
     """The line of `overrides:` that gives the arm what was found; None without a best trial."""
     if hunt.best is None:
         return None
