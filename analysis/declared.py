@@ -125,10 +125,13 @@ def results(grid: Grid, study: Study) -> tuple[Result, ...]:
     labels = pair_labels(grid.cells())
     registrations, looks = study.source.registrations(), study.source.looks()
     made = [
-        _result(grid, stratum, study, labels, standing_of(grid, stratum, registrations, looks))
+        _result(
+            grid, stratum, study, labels,
+            standing_of(grid, stratum, registrations, looks, study.evaluation),
+        )
         for contrast in grid.contrasts
         for stratum in strata(grid, contrast)
-    ]
+    ]  # fmt: skip
     return tuple(_corrected(made))
 
 

@@ -8,6 +8,7 @@ was trained to, are in the store's journals alone: they are missing here, never 
 
 from __future__ import annotations
 
+import json
 import logging
 import math
 import os
@@ -214,6 +215,8 @@ def _cell(key: str, told: _Told) -> Cell:
             raise ValueError(f"its {kind} {name} is not in the catalogue; its grid knows it")
         revision = {"revision": params[f"{kind}_revision"]}
         given[f"{kind}_spec"] = known[name].model_copy(update=revision)
+    specs = json.loads(tags.get(outcome.TAG_PLUGINS, "[]"))
+    given["plugin_specs"] = [{**spec, "path": ""} for spec in specs]  # none of it runs here
     given["rounds"] = tags[outcome.TAG_ROUNDS]
     given["eval"] = Evaluation.model_validate_json(tags[outcome.TAG_EVAL])
     cell = Cell(**given)

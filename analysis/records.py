@@ -83,6 +83,24 @@ def done(paths: CellPaths, cell: Cell) -> dict[str, Any] | None:
     return mark | numbers | {"generated_tokens": tokens}
 
 
+def evaluation(paths: CellPaths, name: str, cell: Cell) -> dict[str, Any] | None:
+    """What tells of a named evaluation, or None where the cell has none of this name."""
+    file = f"{outcome.EVALUATIONS_DIR}/{name}/{outcome.EVALUATION_FILE}"
+    told = record(paths, file)
+    if told is None:
+        return None
+    where = _name(paths, file)
+    expected = {"key": str, "kind": str, "grader": str, "dataset": str, "round": int}
+    expected |= {"asked": dict, "eval": dict, "base": dict, "final": dict}
+    for field, kind in expected.items():
+        if not isinstance(told.get(field), kind):
+            raise Damaged(f"{where}: {field}: got {told.get(field)!r}; expected {kind.__name__}")
+    if told["key"] != cell.key:
+        raise Damaged(f"{where}: key: got {told['key']}, another cell's; expected {cell.key}")
+    numbers = {phase: _shares(told[phase], f"{where}: {phase}") for phase in ("base", "final")}
+    return told | numbers
+
+
 def merged(paths: CellPaths, line: Numbers, mark: Numbers, where: str) -> Numbers:
     """The journal's numbers and done.json's, which must agree where both have one."""
     for name in line.keys() & mark.keys():

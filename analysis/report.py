@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Final
 
 from analysis.contrast_frame import contrast_frame
+from analysis.evaluated import evaluated_at
 from analysis.html import tables_html
 from analysis.latex import latex, standalone
 from analysis.markdown import markdown_of
@@ -35,13 +36,18 @@ FORMATS: Final = ("md", "csv", "tex", "html")
 Files = dict[Path, str]  # path -> text
 
 
-def open_studies(grids: Sequence[Grid], where: Store | str) -> dict[str, Study]:
+def open_studies(
+    grids: Sequence[Grid], where: Store | str, evaluation: str = ""
+) -> dict[str, Study]:
     """The studies that grids are of, by name: of a store, or of another place that has them.
 
-    In a store a study may have no run yet. Raises `InputError` where there is no such store or
-    place, or where the place does not have a study.
+    In a store a study may have no run yet. With a named evaluation its scores stand for the runs'
+    own. Raises `InputError` where there is no such store or place, or where the place does not have
+    a study or the evaluation.
     """
     names = dict.fromkeys(grid.study for grid in grids)
+    if evaluation:
+        return {name: Study(evaluated_at(where, name, evaluation)) for name in names}
     if isinstance(where, str):
         return {name: Study.open(where, name) for name in names}
     if not where.root.is_dir():

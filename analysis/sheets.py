@@ -30,7 +30,9 @@ def document(table: Table) -> Document:
     cells = [row.arm.cell for row in table.rows]
     warnings = [PIPELINE_CHECK] if any(map(is_embedded, cells)) else []
     warnings += [ASSUMED] if table.grid.assumed else []
-    text = (_evaluated(cells), _entries_are(table), _names(table))
+    warnings += [table.evaluation_told] if table.evaluation else []
+    evaluated = _evaluated_otherwise(cells) if table.evaluation else _evaluated(cells)
+    text = (evaluated, _entries_are(table), _names(table))
     made = (
         _arms(table), contrasts_sheet(table), across_sheet(table), behind_sheet(table),
         best_sheet(table), shares_sheet(table), _unknown(table),
@@ -116,6 +118,13 @@ def _evaluated(cells: Sequence[Cell]) -> str:
     )
 
 
+def _evaluated_otherwise(cells: Sequence[Cell]) -> str:
+    """The same of a named evaluation, which tells its questions itself."""
+    decodings = joined(cell.eval.primary for cell in cells)
+    rounds = joined(cell.rounds for cell in cells)
+    return f"Pass@1, {decodings} decoding, after {rounds} rounds, by the evaluation named above."
+
+
 def _entries_are(table: Table) -> str:
     """What the entries and their intervals are of."""
     cells = [row.arm.cell for row in table.rows]
@@ -135,7 +144,7 @@ def _entries_are(table: Table) -> str:
             "for other seeds on these very questions. Base is one evaluation that the seeds share; "
             "gain is final minus base, seed by seed."
         )
-    samples = {cell.eval.samples for cell in cells} - {0}
+    samples = {run.cell.eval.samples for row in table.rows for run in row.counted} - {0}
     if table.over_questions and samples:
         text += f" Sampled pass@k is the unbiased estimate from {joined(sorted(samples))} answers."
     if any(row.estimates.get("generated_tokens", NOTHING).n for row in table.rows):
@@ -174,6 +183,8 @@ def _names(table: Table) -> str:
 
 def _unknown(table: Table) -> Sheet | None:
     """The paper's numbers that stand beside no arm of ours."""
+    if table.evaluation:  # they are of the paper's own evaluation
+        return None
     cells = [row.arm.cell for row in table.rows]
     numbers = arms_unknown(cells, table.grid.section)
     if not numbers:

@@ -7,6 +7,7 @@ and MLflow, which implement the same interface (`bundle.py`, `from_mlflow.py`).
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from datetime import UTC, datetime
 from typing import Any, Protocol
 
@@ -40,6 +41,12 @@ class Source(Protocol):
 
     # What a place does not keep it does not have: a source that inherits need not say so.
 
+    evaluation: str = ""  # a named one whose scores it tells; empty: the runs' own
+
+    def told(self, cells: Iterable[Cell]) -> str:
+        """Of the named evaluation, for people."""
+        return ""
+
     def hardware(self, cell: Cell) -> str | None:
         """The device that it was trained on, or None where nothing tells."""
         return None
@@ -65,6 +72,7 @@ class StoreSource:
     """A study's folder in a store: journals, marks and outcomes. No server is asked."""
 
     has_answers = True
+    evaluation = ""
 
     def __init__(self, paths: StudyPaths) -> None:
         self.paths = paths
@@ -90,6 +98,9 @@ class StoreSource:
 
     def answers(self, cell: Cell) -> dict[Which, Answers]:
         return read_answers(self.paths.cell(cell.key).outcomes)
+
+    def told(self, cells: Iterable[Cell]) -> str:
+        return ""
 
     def hardware(self, cell: Cell) -> str | None:
         try:

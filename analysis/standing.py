@@ -44,9 +44,11 @@ class Standing:
 
 
 def standing_of(
-    grid: Grid, stratum: Stratum, registrations: Sequence[Line], looks: Sequence[Line]
-) -> Standing:
-    """The standing of a contrast in one stratum, as the grid declares it now."""
+    grid: Grid, stratum: Stratum, registrations: Sequence[Line], looks: Sequence[Line],
+    evaluation: str = "",
+) -> Standing:  # fmt: skip
+    """The standing of a contrast in one stratum, as the grid declares it now; `evaluation` names
+    one that its runs are read under in place of their own."""
     contrast = stratum.contrast
     seen = [line for line in looks if line.get("contrast") == contrast.registration]
     lines = [
@@ -59,7 +61,10 @@ def standing_of(
         return Standing(("as it is declared now it was never registered",), len(seen))
     first = lines[0]
     seeds = contrast.seeds or len(first["seeds"])
-    return Standing(tuple(_reasons(grid, stratum, lines)), len(seen), str(first["time"]), seeds)
+    reasons = tuple(_reasons(grid, stratum, lines))
+    if evaluation:
+        reasons = (f"read under evaluation {evaluation}, which was not registered", *reasons)
+    return Standing(reasons, len(seen), str(first["time"]), seeds)
 
 
 def _reasons(grid: Grid, stratum: Stratum, lines: Sequence[Line]) -> Iterable[str]:

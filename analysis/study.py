@@ -69,6 +69,11 @@ class Study:
         """The study's name."""
         return self.source.name
 
+    @property
+    def evaluation(self) -> str:
+        """The named evaluation whose scores it tells; empty: the runs' own."""
+        return self.source.evaluation
+
     @classmethod
     def open(cls, where: str | Path, study: str | None = None) -> Study:
         """The study at `where`: a study's folder or a store, a bundle, a parquet file of outcomes,

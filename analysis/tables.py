@@ -76,11 +76,14 @@ class Table:
     choices: tuple[Choices, ...]  # pair by pair: which settings matter, which arms may be best
     source: str  # where the numbers come from
     over_questions: bool  # intervals hold for questions like these; else for these questions
+    evaluation: str = ""  # a named one whose scores these are; empty: the runs' own
+    evaluation_told: str = ""
 
     @property
     def title(self) -> str:
         """`4.2 minimalist`, or the name of a grid that is no section of the paper."""
-        return f"{self.grid.section or ''} {self.grid.name}".strip()
+        own = f"{self.grid.section or ''} {self.grid.name}".strip()
+        return f"{own} ({self.evaluation})" if self.evaluation else own
 
 
 def make_table(grid: Grid, study: Study) -> Table:
@@ -93,24 +96,29 @@ def make_table(grid: Grid, study: Study) -> Table:
         label: [(row.arm, row.counted) for row in rows if row.pair == label]
         for label in labels.values()
     }
+    evaluation = study.evaluation
     return Table(
         grid, rows, results(grid, study),
         choices(grid, pairs, study),
         study.source.place, study.source.has_answers,
+        evaluation, study.source.told(grid.cells()) if evaluation else "",
     )  # fmt: skip
 
 
 def _row(grid: Grid, arm: Arm, pair: str, study: Study) -> Row:
     runs = tuple(study.run(cell) for cell in arm.cells)
+    numbers = arm_estimates(runs, study)
+    if study.evaluation:  # the paper's numbers are of its own evaluation
+        return Row(pair, arm, runs, numbers, (), ())
     return Row(
-        pair, arm, runs, arm_estimates(runs, study),
+        pair, arm, runs, numbers,
         of_arm(arm.cell, grid.section), arm_unknown(arm.cell, grid.section),
     )  # fmt: skip
 
 
 def frame(table: Table) -> pd.DataFrame:
     """One row a (pair, arm): raw numbers, NaN where missing."""
-    return pd.DataFrame([_record(table.grid, row) for row in table.rows])
+    return pd.DataFrame([_record(table.grid, row, table.evaluation) for row in table.rows])
 
 
 def _notes(row: Row) -> Iterator[str]:
@@ -152,14 +160,15 @@ def _odd(run: Run) -> bool:
 
 
 def _sampled(row: Row) -> list[str]:
-    samples = row.arm.cell.eval.samples
+    samples = max(run.cell.eval.samples for run in row.runs)
     return [f"pass_at_{2**i}" for i in range(samples.bit_length())]
 
 
-def _record(grid: Grid, row: Row) -> dict[str, Any]:
+def _record(grid: Grid, row: Row, evaluation: str) -> dict[str, Any]:
     cell = row.arm.cell
     record: dict[str, Any] = {
-        "study": grid.study, "grid": grid.name, "section": grid.section, "pair": row.pair,
+        "study": grid.study, "grid": grid.name, "section": grid.section,
+        **({"evaluation": evaluation} if evaluation else {}), "pair": row.pair,
         "model": cell.model, "dataset": cell.dataset, "arm": row.arm.label,
         "batch": cell.batch, "rollouts": cell.rollouts, "replay": cell.replay,
         "advantage": cell.advantage, "settings": row.arm.extra, "same_runs_as": row.arm.twin,

@@ -61,6 +61,7 @@ TAG_ARM_KEY: Final = "banditgrid.arm_key"
 TAG_EVAL_KEY: Final = "banditgrid.eval_key"
 TAG_EVAL: Final = "banditgrid.eval"  # its settings, as JSON
 TAG_ROUNDS: Final = "banditgrid.rounds"
+TAG_PLUGINS: Final = "banditgrid.plugins"  # of a run that uses any: their specs, as JSON
 TAG_GRID_PREFIX: Final = "banditgrid.grid."
 TAG_STATUS: Final = "banditgrid.status"
 TAG_STATUS_REASON: Final = "banditgrid.status_reason"

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from grids.cell import Cell
 from grids.outcome import VAL_PASS
@@ -110,7 +110,7 @@ class Problem:
 
     def cell(self, found: Settings, seed: int, rounds: int) -> Cell:
         """A trial's cell."""
-        own = {"seed": seed, "holdout": self.search.holdout, "rounds": rounds}
+        own: Settings = {"seed": seed, "holdout": self.search.holdout, "rounds": rounds}
         if self.search.rungs:
             own["keep"] = "weights"  # it may have to go on
         return self.grid.cell({**self.arm.model_dump(exclude=RESOLVED), **found, **own})
@@ -224,8 +224,7 @@ def _check_corners(problem: Problem) -> None:
 
 def _plain(error: ValueError) -> str:
     """What a validator said, without pydantic's frame around it."""
-    findings = getattr(error, "errors", lambda: [])()
-    told = str(findings[0]["msg"]) if findings else str(error)
+    told = str(error.errors()[0]["msg"]) if isinstance(error, ValidationError) else str(error)
     return told.removeprefix("Value error, ")
 
 

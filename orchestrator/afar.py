@@ -105,47 +105,53 @@ def one_study(jobs: Sequence[Job], name: str | None, address: str) -> str:
 
 def status(
     address: str, store: Path | None, grids: Sequence[Path], models: Path | None,
-    data: Path | None, out: Console | None, everything: bool = False,
+    data: Path | None, out: Console | None, everything: bool = False, slots: int | None = None,
 ) -> dict[str, Any]:  # fmt: skip
     """Jobs, cells, and stores that could not be read with the reason; shown on `out` too."""
     cluster = Cluster(address)
     loaded = [(load_grid(path), path) for path in grids]
     names = {grid.study for grid, _ in loaded}
     jobs = told_jobs(job for job in cluster.jobs() if not names or job.study in names)
-    told: dict[str, Any] = {"jobs": job_rows(jobs), "cells": [], "unread": []}
+    told: dict[str, Any] = {"jobs": job_rows(jobs), "cells": [], "unread": [], "left": {}}
     if out is not None:
         show_jobs(jobs, out)
     for place in places(jobs, store):
         try:
-            rows = _rows(cluster, place, loaded, models, data)
+            rows, left = _rows(cluster, place, loaded, models, data, slots)
         except InputError as error:
             told["unread"].append({"store": place.store, "why": str(error)})
             if out is not None:
                 out.print(Text(str(error)), soft_wrap=True)
             continue
         told["cells"] += [{"store": place.store, **row} for row in rows]
+        told["left"][place.store] = left
         if out is not None:
             out.print(Text(f"\nstore {place.store}"), soft_wrap=True)
-            show_status(rows, out, everything)
+            show_status(rows, out, everything, left)
     return told
 
 
 def _rows(
     cluster: Cluster, place: Place, loaded: list[tuple[Grid, Path]], models: Path | None,
-    data: Path | None,
-) -> list[dict[str, Any]]:  # fmt: skip
-    """The cells of a store, as it is seen here, or as `status --json` tells them there."""
+    data: Path | None, slots: int | None,
+) -> tuple[list[dict[str, Any]], dict[str, Any]]:  # fmt: skip
+    """The cells of a store and what is left of its studies, as they are seen here, or as `status
+    --json` tells them there."""
     if place.sees():
-        return here.rows(Store(Path(place.store)), [path for _, path in loaded], models, data)
+        paths = [path for _, path in loaded]
+        told = here.told(Store(Path(place.store)), paths, models, data, slots)
+        return told["cells"], told["left"]
     shipped = [Shipped.of(grid, path) for grid, path in loaded]
     local = (("--models", models), ("--data", data))
     given = [word for name, path in local if path for word in (name, str(path.absolute()))]
+    given += [] if slots is None else ["--slots", str(slots)]
     arguments = ["status", "--json", "--store", place.store, *given, *(s.path for s in shipped)]
     printed: list[str] = []
     code = remote.ask(cluster, arguments, printed.append, place.job, shipped)
     text = "".join(printed)
     try:
-        return list(json.loads(text)["cells"])
+        read = json.loads(text)
+        return list(read["cells"]), dict(read["left"])
     except (ValueError, KeyError, TypeError):
         raise InputError(
             f"the cluster could not read the store {place.store} (exit code {code}): "

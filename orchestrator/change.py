@@ -14,13 +14,14 @@ from typing import Any, Final
 from pydantic import ValidationError
 
 from grids import limits, plugin
-from grids.catalog import DATASETS, DatasetSpec, pinned
+from grids.catalog import DATASETS, FLEXIBLE, DatasetSpec, pinned
 from grids.cell import Cell, Evaluation
 from grids.errors import InputError, listed, nearest
 from grids.grid import Grid
 from grids.plugin import PluginSpec
 
 SHOWN: Final = 5  # cells that a message names
+LENIENT: Final = "flexible"  # stands for the lenient rule of whatever grader a cell has
 
 
 @dataclass(frozen=True)
@@ -52,11 +53,21 @@ class Change:
             changes["grader"] = self.dataset.grader
             evaluation = {"train_questions": 0, **evaluation}
         if self.grader is not None:
-            changes["grader"] = self.grader
+            changes["grader"] = self._grader_for(changes.get("grader", cell.grader), cell)
         if self.max_response is not None:
             changes["max_response"] = self.max_response
         changes["eval"] = _evaluation(cell, evaluation)
         return _with_plugins(cell.model_copy(update=changes), self.plugins)
+
+    def _grader_for(self, own: str, cell: Cell) -> str:
+        if self.grader != LENIENT or plugin.provider(self.plugins, "GRADERS", LENIENT):
+            return str(self.grader)
+        if own not in FLEXIBLE:
+            raise InputError(
+                f"{cell.label}: its grader {own!r} has no lenient rule; name a grader in place of "
+                f"{LENIENT!r}; those with one: {listed(FLEXIBLE)}"
+            )
+        return FLEXIBLE[own]
 
 
 def _evaluation(cell: Cell, changes: dict[str, Any]) -> Evaluation:
@@ -84,7 +95,7 @@ def plugins_of(grids: Iterable[Grid], named: Iterable[str]) -> tuple[PluginSpec,
 def check_grader(name: str, plugins: Sequence[PluginSpec]) -> str:
     """The name. Raises `InputError` where no grader has it."""
     try:
-        limits.check_name("--grader", name or "none", limits.known("grader", plugins))
+        limits.check_name("--grader", name or "none", (*limits.known("grader", plugins), LENIENT))
     except ValueError as error:
         raise InputError(
             f"{error}; a plug-in's grader needs a grid that names the plug-in, or --plugin"

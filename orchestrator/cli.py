@@ -16,14 +16,18 @@ import typer
 from grids.errors import InputError
 from grids.load import grid_schema
 from grids.paths import Store
-from orchestrator import cli_cluster, cli_search
+from orchestrator import cli_cluster, cli_rescore, cli_search
 from orchestrator.options import (
     STORE,
     AsJson,
     Attempts,
     Data,
+    GpuMemory,
+    Gpus,
     GridFiles,
+    MaxGpuHours,
     Models,
+    PricePerHour,
     Slots,
     StoreFolder,
     TrackingUri,
@@ -48,6 +52,13 @@ Elsewhere = Annotated[
         help="Read a bundle, a study's folder, a store or MLflow's address instead of --store.",
     ),
 ]
+Evaluation = Annotated[
+    str | None,
+    typer.Option(
+        "--evaluation",
+        help="Scores of a named evaluation (`evaluate`, `regrade`) in place of the runs' own.",
+    ),
+]
 NoLog = Annotated[
     bool, typer.Option("--no-log", help="Do not log the files to the study in MLflow (seconds).")
 ]
@@ -56,25 +67,32 @@ NoLog = Annotated[
 @app.command()
 def plan(
     grids: GridFiles, store: StoreFolder = STORE, models: Models = None, data: Data = None,
-    as_json: AsJson = False,
+    slots: Slots = None, gpus: Gpus = None, gpu_memory: GpuMemory = None,
+    price: PricePerHour = None, as_json: AsJson = False,
 ) -> None:  # fmt: skip
-    """Show cells, what is merged or dropped and why, totals, and what contrasts can find."""
+    """Show cells, what is merged or dropped and why, totals, what they take, and what contrasts
+    can find."""
     from analysis.planning import designs
+    from orchestrator import cost, cost_place
     from orchestrator.plan import make_plan
     from orchestrator.searches import Searches
     from orchestrator.show import console, plan_json, show_plan
+    from orchestrator.show_cost import cost_json, show_cost
     from orchestrator.show_power import show_power
     from orchestrator.show_search import plan_rows, show_searches
 
-    where = Store(store)
+    where, place = Store(store), cost_place.place(slots, gpus, gpu_memory)
     made = make_plan(load(grids, models, data), where)
+    priced = cost.of_plan(made, where, place)
     rows = [design.row() for design in designs((share.grid for share in made.shares), where)]
     hunts = Searches([share.grid for share in made.shares], made, where).hunts
     if as_json:
         searched = {"searches": plan_rows(hunts)} if hunts else {}
-        print_json({**plan_json(made), "contrasts": rows, **searched})
+        told = {"cost": cost_json(priced, price, made.totals.disk_bytes)}
+        print_json({**plan_json(made), **told, "contrasts": rows, **searched})
     else:
         show_plan(made, console())
+        show_cost(priced, console(), price)
         show_searches(hunts, console())
         show_power(rows, console())
 
@@ -83,7 +101,7 @@ def plan(
 def run(
     grids: GridFiles, store: StoreFolder = STORE, models: Models = None, data: Data = None,
     tracking_uri: TrackingUri = None,
-    slots: Slots = None, attempts: Attempts = None,
+    slots: Slots = None, attempts: Attempts = None, max_gpu_hours: MaxGpuHours = None,
     address: Annotated[
         str | None,
         typer.Option("--address", help="A running Ray cluster. [default: this machine]"),
@@ -97,12 +115,13 @@ def run(
     from orchestrator.driver import run as drive
     from orchestrator.queue import ATTEMPTS
 
-    settings = Settings(slots, address, verbose, attempts or ATTEMPTS)
+    settings = Settings(slots, address, verbose, attempts or ATTEMPTS, max_gpu_hours)
     summary = drive(load(grids, models, data), Store(store), tracking_uri, settings)
     raise typer.Exit(summary.exit_code)
 
 
 cli_cluster.add_to(app)
+cli_rescore.add_to(app)
 cli_search.add_to(app)
 
 
@@ -121,32 +140,42 @@ def ui(
 @app.command()
 def tables(
     grids: GridFiles, store: StoreFolder = STORE, models: Models = None, data: Data = None,
-    out: Annotated[Path, typer.Option("--out", help="Folder for the files.")] = Path("tables"),
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", help="Folder for the files. [default: tables, or tables-EVALUATION]"),
+    ] = None,
     formats: Annotated[
         str, typer.Option("--format", help="Some of md, csv, tex, html, with commas.")
     ] = "md,csv,tex,html",
-    elsewhere: Elsewhere = None, tracking_uri: TrackingUri = None, no_log: NoLog = False,
+    elsewhere: Elsewhere = None, evaluation: Evaluation = None,
+    tracking_uri: TrackingUri = None, no_log: NoLog = False,
 ) -> None:  # fmt: skip
     """Write and print one table a grid: arms, contrasts, best arms, variance shares; intervals."""
     from analysis.markdown import markdown
     from analysis.report import formats_of, make_tables, open_studies, write_tables
 
     asked, loaded = formats_of(formats), load(grids, models, data)
-    studies = open_studies(loaded, elsewhere or Store(store))
+    studies = open_studies(loaded, elsewhere or Store(store), evaluation or "")
+    out = out or Path(_named("tables", evaluation))
     made = make_tables(loaded, studies)
     _note_looks(made, studies)
     written = write_tables(made, out, asked)
     typer.echo("\n".join(markdown(table) for table in made))
     typer.echo("written: " + " ".join(map(str, written)))
     if not no_log:
-        _log(written, out, "tables", studies, None if elsewhere else store, tracking_uri)
+        below = None if elsewhere else store
+        _log(written, out, _named("tables", evaluation), studies, below, tracking_uri)
 
 
 @app.command()
 def report(
     grids: GridFiles, store: StoreFolder = STORE, models: Models = None, data: Data = None,
-    out: Annotated[Path, typer.Option("--out", help="The page.")] = Path("report.html"),
-    elsewhere: Elsewhere = None, tracking_uri: TrackingUri = None, no_log: NoLog = False,
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", help="The page. [default: report.html, or report-EVALUATION.html]"),
+    ] = None,
+    elsewhere: Elsewhere = None, evaluation: Evaluation = None,
+    tracking_uri: TrackingUri = None, no_log: NoLog = False,
 ) -> None:  # fmt: skip
     """Write one page with tables, figures, findings, settings and versions; it loads nothing."""
     from datetime import UTC, datetime
@@ -154,14 +183,15 @@ def report(
     from analysis.report import make_tables, open_studies, write_report
 
     loaded = load(grids, models, data)
-    studies = open_studies(loaded, elsewhere or Store(store))
+    studies = open_studies(loaded, elsewhere or Store(store), evaluation or "")
+    out = out or Path(f"{_named('report', evaluation)}.html")
     made = make_tables(loaded, studies)
     _note_looks(made, studies)
     page, *figures = write_report(made, studies, out, datetime.now(UTC))
     typer.echo(f"written: {page}, and {len(figures)} files of figures beside it")
     if not no_log:
         files, below = [page, *figures], None if elsewhere else store
-        _log(files, out.parent, "report", studies, below, tracking_uri)
+        _log(files, out.parent, _named("report", evaluation), studies, below, tracking_uri)
 
 
 @app.command()
@@ -205,6 +235,11 @@ def schema(
         out.write_text(text, encoding="utf-8")
     except OSError as error:
         raise InputError(f"{out} cannot be written: {error.strerror}") from None
+
+
+def _named(what: str, evaluation: str | None) -> str:
+    """Files of a named evaluation lie beside those of the runs' own scores, and not over them."""
+    return f"{what}-{evaluation}" if evaluation else what
 
 
 def _note_looks(made: list[Table], studies: dict[str, Study]) -> None:

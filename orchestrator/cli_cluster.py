@@ -22,6 +22,7 @@ from orchestrator.options import (
     Attempts,
     Data,
     GridFiles,
+    MaxGpuHours,
     Models,
     Slots,
     TrackingUri,
@@ -66,6 +67,7 @@ def submit(
     models: Models = None, data: Data = None, tracking_uri: TrackingUri = None,
     slots: Slots = None,
     attempts: Attempts = None,
+    max_gpu_hours: MaxGpuHours = None,
     no_wait: Annotated[
         bool, typer.Option("--no-wait", help="Do not follow the log until the job ends.")
     ] = False,
@@ -80,7 +82,7 @@ def submit(
     orders = afar.orders(
         zip(loaded, dict.fromkeys(grids), strict=True), store=_absolute(store),
         models=_absolute(models), data=_absolute(data), tracking_uri=_absolute_uri(tracking_uri),
-        slots=slots, attempts=attempts,
+        slots=slots, attempts=attempts, max_gpu_hours=max_gpu_hours,
     )  # fmt: skip
     raise typer.Exit(afar.submit(orders, address, not no_wait, console()))
 
@@ -109,22 +111,29 @@ def status(
     ] = None,
     store: AnyStore = None, models: Models = None, data: Data = None, as_json: AsJson = False,
     address: Address = None,
+    slots: Annotated[
+        int | None,
+        typer.Option(
+            "--slots", min=1, help="Cells at a time, for what is left. [default: as many as run]"
+        ),
+    ] = None,
     everything: Annotated[
         bool, typer.Option("--all", help="Every cell of a large study, in a terminal too.")
     ] = False,
 ) -> None:  # fmt: skip
-    """Show each cell's state, last round and last Pass@1, and which jobs of a cluster run."""
+    """Show each cell's state, last round and last Pass@1, what is left, and which jobs of a cluster
+    run."""
     from orchestrator import afar, here
     from orchestrator.show import console
     from orchestrator.show_status import show_status
 
     out = None if as_json else console()
     if address is not None:
-        told = afar.status(address, store, grids or [], models, data, out, everything)
+        told = afar.status(address, store, grids or [], models, data, out, everything, slots)
     else:
-        told = {"cells": here.rows(Store(store or STORE), grids or [], models, data)}
+        told = here.told(Store(store or STORE), grids or [], models, data, slots)
         if out is not None:
-            show_status(told["cells"], out, everything)
+            show_status(told["cells"], out, everything, told["left"])
     if as_json:
         options.print_json(told)
 

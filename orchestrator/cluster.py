@@ -23,6 +23,7 @@ from grids.cell import Cell
 from grids.errors import InputError
 from grids.paths import Store, read_mark
 from orchestrator import nodes, packing, tokens
+from orchestrator.cost_limit import Limit
 from orchestrator.keeping import Kept
 from orchestrator.marks import redacted
 from orchestrator.plan import Work
@@ -75,7 +76,8 @@ def train(
     # Tune would ask the searcher for the next cell only when the last one's worker has started.
     os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(slots())
     with tempfile.TemporaryDirectory(prefix="banditgrid-") as folder:
-        tuner = _tuner(queue, tracking, store, shares, folder, kept or Kept({}))
+        limit = _limit(settings, shares)
+        tuner = _tuner(queue, tracking, store, shares, folder, kept or Kept({}), limit)
         try:
             tuner.fit()
         except Exception as error:  # the cells' own errors never come here
@@ -196,6 +198,13 @@ def _shares(works: Sequence[Work]) -> packing.Shares | None:
     return packing.Shares((work.cell for work in works), packing.gpu_bytes())
 
 
+def _limit(settings: Settings, shares: dict[str, float] | None) -> Limit | None:
+    """What ends the run when so many GPU-hours are spent; a slot without a GPU counts as one."""
+    if settings.max_gpu_hours is None:
+        return None
+    return Limit(settings.max_gpu_hours, lambda where: shares[where[1]] if shares else 1.0)
+
+
 def _slots(settings: Settings, shares: dict[str, float] | None) -> Callable[[], int]:
     """Cells at a time: as many as the GPUs hold, or one a core where there is none."""
     import ray
@@ -213,7 +222,7 @@ def _slots(settings: Settings, shares: dict[str, float] | None) -> Callable[[], 
 
 def _tuner(
     queue: Queue, tracking: Tracking, store: Store, shares: packing.Shares | None, folder: str,
-    kept: Kept,
+    kept: Kept, limit: Limit | None = None,
 ) -> Any:  # fmt: skip
     from ray import tune
 
@@ -237,7 +246,7 @@ def _tuner(
             trial_dirname_creator=lambda trial: trial.trial_id,
         ),
         run_config=tune.RunConfig(
-            name="cells", storage_path=folder, verbose=0, callbacks=[Watcher(queue)],
+            name="cells", storage_path=folder, verbose=0, callbacks=[Watcher(queue, limit)],
             failure_config=tune.FailureConfig(max_failures=0),
             checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
         ),

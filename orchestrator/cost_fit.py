@@ -23,23 +23,15 @@ import numpy as np
 import numpy.typing as npt
 
 from orchestrator.cost_runs import Run
-from orchestrator.cost_sizes import Amounts, Seen, Sized, Stretch, amounts
+from orchestrator.cost_sizes import PHASES, Seen, Sized, Stretch, amounts
 
 Array = npt.NDArray[np.float64]
+Mask = npt.NDArray[np.bool_]
 
 # Seconds of one of each amount. On a CPU: of the embedded models on one core, as measured. On a
 # GPU: assumed, at a third of what such a card can do, with some milliseconds a launch of a pass.
-PHASES: Final[dict[str, tuple[str, ...]]] = {
-    "generate": ("steps", "steps × parameters", "tokens × parameters"),
-    "update": ("updates", "rows", "tokens × parameters"),
-    "score": ("rounds", "rows", "tokens × parameters"),
-    "evaluate": (
-        "evaluations", "answers", "steps", "steps × parameters", "tokens × parameters",
-        "looked at × parameters",
-    ),
-    "other": ("starts", "rounds", "rows"),
-    "outside": ("starts", "rounds", "new processes"),
-}  # fmt: skip
+OUTSIDE: Final = "outside"  # of the rounds
+INNER: Final = tuple(phase for phase in PHASES if phase != OUTSIDE)
 DEFAULTS: Final[dict[bool, dict[str, tuple[float, ...]]]] = {
     False: {
         "generate": (2.2e-3, 0.4, 0.10),
@@ -47,18 +39,19 @@ DEFAULTS: Final[dict[bool, dict[str, tuple[float, ...]]]] = {
         "score": (3e-3, 3.3e-4, 0.02),
         "evaluate": (0.15, 1e-4, 3e-3, 0.4, 0.10, 0.4),
         "other": (0.3, 7e-3, 2.5e-5),
-        "outside": (0.2, 2e-3, 7.0),
+        "outside": (0.3, 2e-3, 10.0),
     },
     True: {
-        "generate": (3e-2, 6e-3, 3e-5),
-        "update": (0.1, 2e-3, 1e-4),
-        "score": (5e-2, 5e-4, 3e-5),
-        "evaluate": (1.0, 1e-3, 3e-2, 6e-3, 3e-5, 1e-4),
+        "generate": (3e-2, 6e-3, 2e-5),
+        "update": (0.1, 2e-3, 6e-5),
+        "score": (5e-2, 5e-4, 2e-5),
+        "evaluate": (1.0, 1e-3, 3e-2, 6e-3, 2e-5, 6e-5),
         "other": (2.0, 0.1, 1e-4),
         "outside": (2.0, 2e-2, 20.0),
     },
 }
 PULL: Final = 0.01
+LEAST: Final = 1e-3
 SWEEPS: Final = 400
 FOLDS: Final = 24
 FACTOR_PULL: Final = 2.0  # runs' worth of belief that a model is as the others
@@ -150,10 +143,8 @@ class Fit:
     def phases(self, size: Sized, stretch: Stretch, seen: Seen) -> dict[str, float]:
         factor = _factor(self.factors, size.model)
         found = amounts(size, stretch, seen)
-        return {
-            phase: factor * float(np.dot(found[phase], self.coefficients[phase]))
-            for phase in PHASES
-        }
+        told = {p: float(np.dot(found[p], self.coefficients[p])) for p in PHASES}
+        return {p: value * (1.0 if p == OUTSIDE else factor) for p, value in told.items()}
 
 
 def assumed(on_gpus: bool) -> Fit:
@@ -172,7 +163,7 @@ def fitted(runs: Sequence[Run], on_gpus: bool) -> Fit:
     # Few folds of many arms are as good as one for each.
     folds = [sum(groups[k::FOLDS], []) for k in range(min(FOLDS, len(groups)))]
     left_out = [[], *folds] if len(groups) > 1 else [[]]
-    data = _Data.of(runs)
+    data = _Data(runs)
     keep_K_N = np.ones((len(left_out), len(runs)), bool)
     for k, out in enumerate(left_out):
         keep_K_N[k, out] = False
@@ -189,7 +180,8 @@ def fitted(runs: Sequence[Run], on_gpus: bool) -> Fit:
         for i in out
     }
     by_arm = tuple(tuple(error_of[i] for i in group) for group in groups)
-    return Fit(coefficients, factors[0], Errors(by_arm, _drift([error_of[i] for i in sorted(error_of)])))
+    drift = _drift([error_of[i] for i in sorted(error_of)])
+    return Fit(coefficients, factors[0], Errors(by_arm, drift))
 
 
 def _drift(errors: Sequence[float]) -> float:
@@ -205,57 +197,55 @@ def _drift(errors: Sequence[float]) -> float:
 
 
 class _Data:
-    """Amounts and seconds of N runs, by phase."""
+    """Amounts and seconds of N runs, by phase; `total_N` are of the rounds that were timed."""
 
-    def __init__(self, amounts_N: list[Amounts], seconds: dict[str, Array], total_N: Array) -> None:
-        self.seconds, self.total_N = seconds, total_N
-        self.amounts = {p: np.array([found[p] for found in amounts_N]) for p in PHASES}
-
-    @classmethod
-    def of(cls, runs: Sequence[Run]) -> _Data:
-        found = [amounts(run.size, run.stretch, run.seen) for run in runs]
-        # The base's evaluation is outside of the rounds that were timed.
-        timed = [r.stretch._replace(bases=False) for r in runs]
+    def __init__(self, runs: Sequence[Run]) -> None:
+        # The base's evaluation is outside of the rounds.
+        timed = [run.stretch._replace(bases=False) for run in runs]
+        whole = [amounts(run.size, run.stretch, run.seen) for run in runs]
         inside = [amounts(r.size, s, r.seen) for r, s in zip(runs, timed, strict=True)]
-        for whole, part in zip(found, inside, strict=True):
-            whole["evaluate"] = part["evaluate"]
-        seconds = {
-            p: np.array([r.seconds.get(p, 0.0) for r in runs]) for p in PHASES if p != "outside"
-        }
-        total = np.array(sum(seconds.values()))
-        seconds["outside"] = np.array(
-            [math.nan if r.wall is None else max(0.0, r.wall - t)
-             for r, t in zip(runs, total, strict=True)]
-        )  # fmt: skip
-        return cls(found, seconds, np.maximum(total, 1e-3))
+        self.amounts = {p: np.array([found[p] for found in inside]) for p in PHASES}
+        evaluated = np.array([found["evaluate"] for found in whole])
+        self.base_N_F = evaluated - self.amounts["evaluate"]
+        self.seconds = {p: np.array([run.seconds.get(p, 0.0) for run in runs]) for p in INNER}
+        self.total_N = np.maximum(np.array(sum(self.seconds.values())), LEAST)
+        walls = [math.nan if run.wall is None else run.wall for run in runs]
+        self.outside_N = np.array(walls) - self.total_N
 
-    def solve(self, keep_K_N: npt.NDArray[np.bool_], on_gpus: bool) -> dict[str, Array]:
+    def solve(self, keep_K_N: Mask, on_gpus: bool) -> dict[str, Array]:
         """Coefficients of each phase, for each of K choices of runs: shapes (K, F)."""
         defaults = {p: np.array(d) for p, d in DEFAULTS[on_gpus].items()}
-        inner = [p for p in PHASES if p != "outside"]
-        guessed_N = sum(self.amounts[p] @ defaults[p] for p in inner)
+        guessed_N = sum(self.amounts[p] @ defaults[p] for p in INNER)
         whole_K = _ratio(np.broadcast_to(guessed_N, keep_K_N.shape), self.total_N, keep_K_N)
-        return {p: self._phase(p, keep_K_N, whole_K[:, None] * defaults[p]) for p in PHASES}
+        found = {}
+        for phase in INNER:
+            told_K_N = np.broadcast_to(self.seconds[phase], keep_K_N.shape)
+            default_K_F = whole_K[:, None] * defaults[phase]
+            found[phase] = self._phase(phase, told_K_N, keep_K_N, default_K_F)
+        # Told by some attempts alone, and by a few new processes: not scaled by themselves.
+        beside_K_N = np.maximum(self.outside_N - found["evaluate"] @ self.base_N_F.T, 0.0)
+        default_K_F = whole_K[:, None] * defaults[OUTSIDE]
+        found[OUTSIDE] = self._phase(OUTSIDE, beside_K_N, keep_K_N, default_K_F)
+        return found
 
-    def _phase(self, phase: str, keep_K_N: npt.NDArray[np.bool_], default_K_F: Array) -> Array:
-        told_N = self.seconds[phase]
-        known_N = np.isfinite(told_N) & (self.amounts[phase].sum(1) > 0)
-        use_K_N = (keep_K_N & known_N) / self.total_N
-        y_N, x_N_F = np.where(known_N, told_N, 0.0), self.amounts[phase]
-        guessed_K_N = default_K_F @ x_N_F.T
-        some_K = (keep_K_N & known_N).any(1) & (phase != "outside")
-        scale_K = np.where(some_K, _ratio(guessed_K_N * use_K_N, y_N * use_K_N, keep_K_N), 1.0)
-        unit_K_F = default_K_F * np.maximum(scale_K, 1e-3)[:, None]
+    def _phase(self, phase: str, told_K_N: Array, keep_K_N: Mask, default_K_F: Array) -> Array:
+        x_N_F = self.amounts[phase]
+        known_K_N = keep_K_N & np.isfinite(told_K_N) & (x_N_F.sum(1) > 0)
+        y_K_N = np.where(known_K_N, told_K_N, 0.0) / self.total_N
+        use_K_N = known_K_N / self.total_N
+        scale_K = np.ones(len(keep_K_N))
+        if phase != OUTSIDE:
+            scale_K = _ratio((default_K_F @ x_N_F.T) * use_K_N, y_K_N, known_K_N)
+        unit_K_F = default_K_F * np.maximum(scale_K, LEAST)[:, None]
         z_K_N_F = x_N_F * unit_K_F[:, None, :] * use_K_N[:, :, None]
-        return unit_K_F * nonnegative(z_K_N_F, y_N * use_K_N)
+        return unit_K_F * nonnegative(z_K_N_F, y_K_N)
 
     def predict(self, by_phase: Mapping[str, Array]) -> Array:
         """Seconds of the timed rounds, of each choice of runs: (K, N)."""
-        inner = [by_phase[p] @ self.amounts[p].T for p in PHASES if p != "outside"]
-        return np.maximum(np.array(sum(inner)), 1e-3)
+        return np.maximum(np.array(sum(by_phase[p] @ self.amounts[p].T for p in INNER)), LEAST)
 
 
-def _ratio(x_K_N: Array, y_N: Array, keep_K_N: npt.NDArray[np.bool_]) -> Array:
+def _ratio(x_K_N: Array, y_N: Array, keep_K_N: Mask) -> Array:
     """The factor of x that is nearest to y in relative errors; 1 where there is nothing."""
     x_K_N, y_K_N = np.where(keep_K_N, x_K_N, 0.0), np.where(keep_K_N, y_N, 0.0)
     size_K_N = np.maximum(np.maximum(x_K_N, y_K_N), 1e-12)

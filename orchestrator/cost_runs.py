@@ -7,6 +7,7 @@ hardware than most. Leaves out what follows from it (`cost_fit.py`).
 
 from __future__ import annotations
 
+import heapq
 import json
 import math
 import os
@@ -25,7 +26,7 @@ from orchestrator.cost_sizes import USED, Seen, Sized, Stretch, generated, sized
 from orchestrator.ledger import DONE, cell_keys
 
 MOST_RUNS: Final = 120
-MOST_BYTES: Final = 16 << 20
+MOST_BYTES: Final = 8 << 20
 CPU: Final = "cpu"
 # Phases of `timings.jsonl`, by what they are told as here; what is left of a round is `other`.
 PHASES_OF: Final = {
@@ -76,12 +77,13 @@ class Runs:
 def finished_runs(study: StudyPaths, on_gpus: bool | None = None) -> Runs:
     """Newest runs of the hardware that most of them had; `on_gpus` asks for one kind of it."""
     read, damaged, left = [], 0, MOST_BYTES
-    for paths in _newest(study)[:MOST_RUNS]:
+    for paths in _newest(study):
         if left <= 0:
             break
         try:
-            left -= sum(p.stat().st_size for p in (paths.timings, paths.cell))
+            left -= paths.timings.stat().st_size
             read.append(_run(paths, study))
+            left -= 0 if read[-1].size.always else paths.journal.stat().st_size
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
             damaged += 1
     fitting = [run for run in read if on_gpus in (None, run.device != CPU)]
@@ -93,14 +95,13 @@ def finished_runs(study: StudyPaths, on_gpus: bool | None = None) -> Runs:
 
 
 def _newest(study: StudyPaths) -> list[CellPaths]:
-    times = []
+    times, cells = [], f"{study.cells}/"
     for key in cell_keys(study):
-        done = os.path.join(study.cells, key, outcome.DONE_FILE)
         try:
-            times.append((os.stat(done).st_mtime, key))
+            times.append((os.stat(f"{cells}{key}/{outcome.DONE_FILE}").st_mtime, key))
         except OSError:
             continue
-    return [study.cell(key) for _, key in sorted(times, reverse=True)]
+    return [study.cell(key) for _, key in heapq.nlargest(MOST_RUNS, times)]
 
 
 def _run(paths: CellPaths, study: StudyPaths) -> Run:

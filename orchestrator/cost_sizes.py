@@ -20,6 +20,19 @@ USED: Final = 0.5
 LOOKED: Final = 32
 PARAMETERS: Final = 1e9  # the unit of them
 
+# The phases of a cell, and what their amounts count.
+PHASES: Final[dict[str, tuple[str, ...]]] = {
+    "generate": ("steps", "steps × parameters", "tokens × parameters"),
+    "update": ("updates", "rows", "tokens × parameters"),
+    "score": ("rounds", "rows", "tokens × parameters"),
+    "evaluate": (
+        "evaluations", "answers", "steps", "steps × parameters", "tokens × parameters",
+        "looked at × parameters",
+    ),
+    "other": ("starts", "rounds", "rows"),
+    "outside": ("starts", "rounds", "new processes"),
+}  # fmt: skip
+
 
 class Sized(NamedTuple):
     """A cell as its cost sees it: cells that differ in their seed alone are equal.
@@ -143,7 +156,7 @@ def generated(size: Sized, stretch: Stretch) -> int:
 
 
 def amounts(size: Sized, stretch: Stretch, seen: Seen) -> Amounts:
-    """The amounts of each phase; what they are is named in `cost_fit.PHASES`."""
+    """The amounts of each of `PHASES`."""
     rounds, giga, long = stretch.end - stretch.start, size.parameters, seen.tokens
     row = size.prompt * USED + long
     trained = size.trained * rounds * (1.0 if size.always else seen.share)

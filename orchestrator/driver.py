@@ -30,7 +30,8 @@ from orchestrator.queue import ATTEMPTS, GIVEN, Item, Queue
 from orchestrator.register import register
 from orchestrator.searches import Searches
 from orchestrator.show import console, duration, show_plan, table
-from orchestrator.show_search import show_searches
+from orchestrator.show_limit import show_limit, show_spent
+from orchestrator.show_search import show_searches, show_waiting
 
 INTERRUPTED = 130  # the exit code that shells give to a command ended by Ctrl-C
 
@@ -43,6 +44,7 @@ class Summary:
     queue: Queue | None = None  # None: nothing was handed out
     searches: Searches | None = None
     interrupted: bool = False
+    max_gpu_hours: float | None = None
     stopped: str | None = None  # why Ray ended before its time
     seconds: float = 0.0
 
@@ -74,6 +76,7 @@ class Settings:
     address: str | None = None  # of a Ray cluster; None: this machine
     verbose: bool = False
     attempts: int = ATTEMPTS  # at a cell, without a later checkpoint
+    max_gpu_hours: float | None = None  # of this run's attempts, after which it stops
 
 
 def run(
@@ -89,8 +92,10 @@ def run(
     show_plan(plan, out)
     searches = Searches(grids, plan, store)
     show_searches(searches.hunts, out)
+    show_limit(plan, store, settings or Settings(), out)
     both = replace(plan, works=(*searches.works, *plan.works))
     summary = Summary(both, searches=searches)
+    summary.max_gpu_hours = settings.max_gpu_hours if settings else None
     try:
         with termination_as_interrupt():
             _run(summary, store, tracking_uri or store.tracking_uri, settings or Settings(), out)
@@ -216,6 +221,9 @@ def show_summary(summary: Summary, store: Store, out: Console) -> None:
     counts["not done"] = left - sum(counts.values())
     told = ", ".join(f"{count} {state}" for state, count in counts.items() if count)
     out.print(f"of {left} cells: {told or 'none begun'}; {duration(summary.seconds)}")
+    if summary.queue is not None and summary.queue.spent is not None:
+        show_spent(summary.queue, summary.max_gpu_hours, out)
+        return _show_failed(summary, store, out)
     if summary.stopped:
         out.print(f"Ray stopped: {summary.stopped}", style="red", soft_wrap=True, markup=False)
     _show_failed(summary, store, out)
@@ -228,6 +236,7 @@ def _show_failed(summary: Summary, store: Store, out: Console) -> None:
     failed += [(work, standing(work.paths(store)).reason or "") for work in summary.damaged]
     if not failed:
         return
+    show_waiting((work for work, _ in failed), out)
     made = table("failed", "reason", "shown by")
     place = "" if store.root == Path("store") else f" --store {shlex.quote(str(store.root))}"
     for work, reason in failed:

@@ -15,6 +15,7 @@ from grids.errors import InputError
 from grids.paths import Store
 from orchestrator import logs as files
 from orchestrator import lookup, options, stopping
+from orchestrator.cost_left import left
 from orchestrator.ledger import studies
 from orchestrator.plan import make_plan
 from orchestrator.show_status import plan_rows, status_rows
@@ -43,15 +44,22 @@ class Which:
         return [*([] if self.study is None else [self.study]), *words]
 
 
-def rows(
-    store: Store, grids: list[Path], models: Path | None, data: Path | None
-) -> list[dict[str, Any]]:
-    """Where cells stand: those of grids, or all that the store knows of."""
+def told(
+    store: Store, grids: list[Path], models: Path | None, data: Path | None,
+    slots: int | None = None,
+) -> dict[str, Any]:  # fmt: skip
+    """Where cells stand, those of grids or all that the store knows of, and what is left of them.
+
+    `slots`: cells at a time, where not as many as run now are meant.
+    """
     if grids:
-        return plan_rows(make_plan(options.load(grids, models, data), store), store)
+        plan = make_plan(options.load(grids, models, data), store)
+        rows = plan_rows(plan, store)
+        return {"cells": rows, "left": left(rows, store, slots, plan)}
     if not store.root.is_dir():
         raise InputError(f"no store {store.root}; run a grid first, or name one with --store")
-    return status_rows(store)
+    rows = status_rows(store)
+    return {"cells": rows, "left": left(rows, store, slots)}
 
 
 def logs(store: Store, what: str | None, follow: bool, lines: int, out: Console) -> None:

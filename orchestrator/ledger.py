@@ -30,6 +30,7 @@ from grids.paths import (
     read_mark,
     write_json,
 )  # fmt: skip
+from orchestrator.cost_sizes import sized
 
 DONE: Final = (FINISHED, DIVERGED)
 STATES: Final = (*DONE, RUNNING, FAILED, DAMAGED, UNFINISHED, WAITING)
@@ -178,11 +179,20 @@ def note_planned(study: StudyPaths, grid: Grid, cells: dict[str, Cell]) -> None:
 
 
 def note_cells(study: StudyPaths, name: str, cells: dict[str, Cell]) -> None:
-    """Remember the cells that a grid or one of its searches wants."""
-    entry = {
-        key: {"label": cell.label, "rounds": cell.rounds, "eval_key": cell.eval_key}
-        for key, cell in cells.items()
-    }
-    known = planned(study)
-    if known.get(name) != entry:
-        write_json(study.directory / PLANNED_FILE, {"grids": {**known, name: entry}})
+    """Remember the cells that a grid or one of its searches wants, and what decides their cost."""
+    entry, sizes = {}, {}  # cells that differ in their seed alone share a size
+    for key, cell in cells.items():
+        size = sizes.setdefault(sized(cell), str(len(sizes)))
+        about = {"label": cell.label, "rounds": cell.rounds, "eval_key": cell.eval_key}
+        entry[key] = {**about, "size": size}
+    known, costs = planned(study), planned_sizes(study)
+    told = {number: size._asdict() for size, number in sizes.items()}
+    if known.get(name) != entry or costs.get(name) != told:
+        content = {"grids": {**known, name: entry}, "sizes": {**costs, name: told}}
+        write_json(study.directory / PLANNED_FILE, content)
+
+
+def planned_sizes(study: StudyPaths) -> dict[str, Any]:
+    """What decides the cost of the cells that `run` was last asked for: grid -> number -> size."""
+    found = read_mark(study.directory / PLANNED_FILE) or {}
+    return dict(found.get("sizes", {}))

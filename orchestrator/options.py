@@ -6,6 +6,7 @@ Leaves out the commands (`cli.py`, `cli_cluster.py`).
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -53,6 +54,36 @@ Attempts = Annotated[
         help="At a cell, without a later checkpoint, until it is failed. [default: 3]",
     ),
 ]  # fmt: skip
+
+
+def _above_zero(value: float | None) -> float | None:
+    if value is not None and not 0 < value < math.inf:
+        raise typer.BadParameter(f"{value:g} is not a number above 0")
+    return value
+
+
+MaxGpuHours = Annotated[
+    float | None,
+    typer.Option(
+        "--max-gpu-hours", callback=_above_zero,
+        help="Cells save and leave when this run has taken so many. Without a GPU a slot is one.",
+    ),
+]  # fmt: skip
+Gpus = Annotated[
+    int | None, typer.Option("--gpus", min=0, help="GPUs to plan for; 0: none, cells on cores.")
+]
+GpuMemory = Annotated[
+    float | None,
+    typer.Option(
+        "--gpu-memory", callback=_above_zero, help="GB of each of --gpus, which cells then share."
+    ),
+]
+PricePerHour = Annotated[
+    float | None,
+    typer.Option(
+        "--price", callback=_above_zero, help="Money for a GPU-hour; without GPUs for a slot-hour."
+    ),
+]
 STORE = Path("store")
 
 

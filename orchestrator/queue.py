@@ -89,7 +89,8 @@ class Queue:
         self._watch = lease.Watch()
         self._looked = 0.0
         self.stopping = False
-        self.more: Callable[[], Iterable[Work]] = tuple  # what follows from cells that have ended
+        self.spent: float | None = None  # GPU-hours, from when they are too many on
+        self.more: Callable[[], Iterable[Work]] | None = None  # what follows from those that ended
         self._to_ask = False  # one has ended since `more` was asked
 
     @property
@@ -119,8 +120,9 @@ class Queue:
 
     def _grow(self) -> None:
         """Take up what follows from cells that have ended, before all that waits."""
-        if self._to_ask:
-            added = [item for work in self.more() if (item := self._taken_up(work)) is not None]
+        if self._to_ask and self.more is not None:
+            works = () if self._is_stopping() else self.more()
+            added = [item for work in works if (item := self._taken_up(work)) is not None]
             self._waiting[:0] = added
             self._to_ask = False
 
@@ -167,10 +169,10 @@ class Queue:
         return item.place == ENDED
 
     def _is_stopping(self) -> bool:
-        """Somebody asked for a whole study to be stopped."""
+        """Somebody asked for a whole study to be stopped, or the GPU-hours are spent."""
         studies = map(self._store.study, self._studies)
         self.stopping = self.stopping or any(asked_to_leave(s) == STOPPED for s in studies)
-        return self.stopping
+        return self.stopping or self.spent is not None
 
     def _give(self, item: Item, holder: lease.Holder | None) -> Item:
         item.place, item.epoch = GIVEN, holder.epoch if holder else 0
@@ -268,7 +270,7 @@ class Queue:
 
     def _end(self, item: Item, state: str, reason: str = "") -> None:
         item.place, item.state, item.reason = ENDED, state, reason
-        self._to_ask = True
+        self._to_ask = self.more is not None
         self._progress.finish(*item.where, state, reason)
 
     # ---- other drivers' cells

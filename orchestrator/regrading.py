@@ -48,6 +48,7 @@ class Target:
     """
 
     study: str
+    key: str  # of the cell as it was trained
     asked: Cell
     paths: CellPaths
 
@@ -70,6 +71,11 @@ class Ended:
     how: str
     told: str = ""
     unscored: int = 0
+
+    @property
+    def well(self) -> bool:
+        """Its scores are there."""
+        return self.how in (MADE, THERE)
 
 
 @dataclass(frozen=True)
@@ -122,7 +128,7 @@ def choose(answers: Answers, store: Store, change: Change, name: str) -> Chosen:
         kept = named.kept(paths, name)
         if kept is not None and kept.get("asked") != named.asked_of_answers(asked, answers.of):
             chosen.other.append(label)
-        chosen.todo.append(Target(study, asked, paths))
+        chosen.todo.append(Target(study, key, asked, paths))
     return chosen
 
 
@@ -233,7 +239,7 @@ def _one(target: Target, name: str, of: str | None) -> Ended:
     from workers.regrade import regrade_cell
 
     try:
-        made = regrade_cell(target.asked, name, target.paths.directory, of)
+        made = regrade_cell(target.key, target.asked, name, target.paths.directory, of)
     except (Held, Lost) as error:
         return Ended(target, HELD, str(error))
     except Exception as error:  # one cell's damaged file says nothing of the others

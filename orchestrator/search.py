@@ -16,6 +16,7 @@ from grids.errors import InputError
 from grids.outcome import PREEMPTED
 from orchestrator import stopping
 from orchestrator.attempts import Result
+from orchestrator.cost_limit import Limit
 from orchestrator.queue import Item, Queue
 from workers import lease
 from workers.writing import PATIENCE_SECONDS
@@ -56,26 +57,35 @@ class Cells(Searcher):
 class Watcher(Callback):
     """Tells the queue what becomes of its cells. A copy, as Tune pickles it, does nothing."""
 
-    def __init__(self, queue: Queue) -> None:
-        self._queue, self._looked = queue, 0.0
+    def __init__(self, queue: Queue, limit: Limit | None = None) -> None:
+        self._queue, self._limit, self._looked = queue, limit, 0.0
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
+        if self._limit is not None:
+            self._limit.started(where(trial))
         patiently(self._queue.started, where(trial))
 
     def on_trial_result(
         self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **_: Any
     ) -> None:
         told = Result(how=result["how"], reason=result["reason"])
+        if self._limit is not None:
+            self._limit.ended(where(trial))
         patiently(self._queue.returned, where(trial), told)
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
+        if self._limit is not None:
+            self._limit.ended(where(trial))
         patiently(self._queue.died, where(trial), last_line(trial))
 
     def on_step_end(self, iteration: int, trials: list[Any], **_: Any) -> None:
-        """Every two seconds: cells on a machine that is to go are asked to leave it."""
+        """Every two seconds: cells on a machine that is to go are asked to leave it, and all where
+        the GPU-hours are spent."""
         if time.monotonic() - self._looked > POLL_SECONDS:
             self._looked = time.monotonic()
             try:
+                if self._limit is not None:
+                    self._limit.look(self._queue)
                 leave_draining(self._queue.given())
             except (OSError, InputError):
                 pass  # the store does not answer: again in two seconds

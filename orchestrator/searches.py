@@ -23,6 +23,8 @@ from orchestrator.ledger import note_cells, standing
 from orchestrator.plan import Plan, Work
 from orchestrator.searching import Hunt, Reading, Tried, reading
 
+SEARCH = ".search."  # GRID.search.NAME: in tags and in what is planned
+
 
 class Searches:
     """The searches that some grids declare."""
@@ -64,7 +66,8 @@ class Searches:
         made: dict[tuple[str, str], Work] = {}
         for hunt, cell in wanted:
             grid, name = hunt.problem.grid, hunt.problem.name
-            where, names = (grid.study, cell.key), (f"{grid.name}.search.{name}",)
+            where = (grid.study, cell.key)
+            names: tuple[str, ...] = (f"{grid.name}{SEARCH}{name}",)
             if (other := made.get(where) or self._planned.get(where)) is not None:
                 cell = _longer(other.cell, cell)
                 names = tuple(dict.fromkeys((*other.grids, *names)))
@@ -93,7 +96,7 @@ class Searches:
                 replace_text(path, text)
             cells = [cell for hunt in hunts for tried in hunt.trials for cell in hunt.cells(tried)]
             known = {cell.key: cell for cell in cells}
-            note_cells(self._store.study(study), f"{grid}.search.{name}", known)
+            note_cells(self._store.study(study), f"{grid}{SEARCH}{name}", known)
 
     def _by_search(self) -> dict[tuple[str, str, str], list[Hunt]]:
         found: dict[tuple[str, str, str], list[Hunt]] = {}

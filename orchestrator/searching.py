@@ -90,6 +90,7 @@ class Hunt:
         self.problem, self._read = problem, read
         self.trials: list[Tried] = []
         self._asked: dict[int, optuna.trial.Trial] = {}  # Optuna's own, by number
+        self._cells: dict[tuple[int, int], list[Cell]] = {}  # by number and rounds: made once
         self._wave: list[Tried] = []  # of the wave that is open
         self._running: list[Tried] = []  # those of them that train on
         self._stage = 0
@@ -110,8 +111,12 @@ class Hunt:
         rounds = max(tried.seen, default=self.problem.stages[0])
         if tried in self._running:
             rounds = self.problem.stages[self._stage]
-        seeds = self.problem.search.seeds
-        return [self.problem.cell(tried.settings, seed, rounds) for seed in seeds]
+        made = self._cells.get((tried.number, rounds))
+        if made is None:
+            seeds = self.problem.search.seeds
+            made = [self.problem.cell(tried.settings, seed, rounds) for seed in seeds]
+            self._cells[tried.number, rounds] = made
+        return made
 
     def wanted(self) -> list[Cell]:
         """The cells that the search waits for; none where it is over. Reads what there is."""

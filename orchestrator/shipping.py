@@ -80,6 +80,7 @@ class Order:
     tracking_uri: str | None = None
     slots: int | None = None
     attempts: int | None = None
+    max_gpu_hours: float | None = None
 
     def __post_init__(self) -> None:
         if self.tracking_uri is not None and _holds_secret(self.tracking_uri):
@@ -103,7 +104,7 @@ class Order:
         options = {
             "--address": "auto", "--store": self.store, "--models": self.models,
             "--data": self.data, "--tracking-uri": self.tracking_uri, "--slots": self.slots,
-            "--attempts": self.attempts,
+            "--attempts": self.attempts, "--max-gpu-hours": self.max_gpu_hours,
         }  # fmt: skip
         given = ((name, str(value)) for name, value in options.items() if value is not None)
         grids = (one.path for one in self.shipped)

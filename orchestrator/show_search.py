@@ -5,13 +5,15 @@ Leaves out intervals, which `cli_search.py` gets from analysis, and everything t
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from rich.console import Console
 from rich.text import Text
 
 from grids.outcome import DIVERGED
+from orchestrator.plan import Work
+from orchestrator.searches import SEARCH
 from orchestrator.searching import Hunt
 from orchestrator.show import counted, table
 
@@ -33,6 +35,16 @@ def show_searches(hunts: Sequence[Hunt], out: Console) -> None:
     cells = sum(hunt.problem.search.cells for hunt in hunts)
     out.print(f"{counted(len(hunts), 'search').replace('searchs', 'searches')}, at most "
               f"{counted(cells, 'cell')} beside those of the tables")  # fmt: skip
+
+
+def show_waiting(failed: Iterable[Work], out: Console) -> None:
+    """Which searches wait for a cell that failed: they end until a run gets it done."""
+    for work in failed:
+        for name in work.grids:
+            if SEARCH in name:
+                grid, _, search = name.partition(SEARCH)
+                told = f"search {search} of grid {grid} waits for {work.cell.label}, which failed"
+                out.print(f"{told}; the next run tries it again", markup=False, soft_wrap=True)
 
 
 def best(hunt: Hunt) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any, Final
 
@@ -131,8 +131,11 @@ def _finite(value: Any) -> Any:
 # ---- for people
 
 
-def show_status(rows: Sequence[Row], out: Console, everything: bool = False) -> None:
-    """Study by study the count of each state, and a line a cell.
+def show_status(
+    rows: Sequence[Row], out: Console, everything: bool = False,
+    left: Mapping[str, Row] | None = None,
+) -> None:  # fmt: skip
+    """Study by study the count of each state, what is left, and a line a cell.
 
     In a terminal a study of more than `MANY` cells has lines for those that run, failed or are
     damaged, and counts of the others by arm, unless `everything` is asked for.
@@ -140,6 +143,8 @@ def show_status(rows: Sequence[Row], out: Console, everything: bool = False) -> 
     for study in dict.fromkeys(row["study"] for row in rows):
         here = [row for row in rows if row["study"] == study]
         out.print(Text(f"study {study}: {counted(len(here), 'cell')}, {_counts(here)}", "bold"))
+        for line in (left or {}).get(study, {}).get("told", ()):
+            out.print(Text(line), soft_wrap=True)
         if everything or not out.is_terminal or len(here) <= MANY:
             _show_cells(here, out)
         else:

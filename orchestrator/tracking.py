@@ -176,7 +176,9 @@ def _found(client: MlflowClient, experiment: str, key: str, marked: str | None) 
 
 
 def run_tags(cell: Cell, grids: Sequence[str]) -> dict[str, str]:
+    plugins = [spec.model_dump(exclude={"path"}) for spec in cell.plugin_specs]
     return {
+        **({outcome.TAG_PLUGINS: json.dumps(plugins)} if plugins else {}),
         outcome.TAG_CELL_KEY: cell.key,
         outcome.TAG_ARM_KEY: cell.arm_key,
         outcome.TAG_EVAL_KEY: cell.eval_key,

@@ -81,10 +81,14 @@ class Wish:
 class Trial:
     """One attempt at a cell in this process."""
 
-    def __init__(self, task: Task, uri: str, node: str = "") -> None:
+    def __init__(
+        self, task: Task, uri: str, node: str = "", began: float | None = None, fresh: bool = False
+    ) -> None:
         from workers.memory import Peak
 
         self.task, self.uri = task, uri
+        # For what cells cost: since when, and whether this process had everything to import.
+        self._began, self._fresh = time.monotonic() if began is None else began, fresh
         self.cell = Cell.model_validate_json(task["cell"])
         self.store = Store(Path(task["store"]))
         self.paths = self.store.study(task["study"]).cell(task["key"])
@@ -179,7 +183,8 @@ class Trial:
         return self._ended(Ending(why), lease)
 
     def _ended(self, ending: Ending, lease: Lease) -> Result:
-        attempts.note(lease, Ending(ending.how, ending.reason, told=self.about()))
+        cost = {"seconds": round(time.monotonic() - self._began, 2), "fresh": self._fresh}
+        attempts.note(lease, Ending(ending.how, ending.reason, told=self.about() | cost))
         return Result(how=ending.how, reason=ending.reason)
 
     def _blind(self) -> str:
@@ -210,13 +215,15 @@ class CellTrial(tune.Trainable):
         # Before torch and mlflow are imported: both read their settings then.
         os.environ.update(env or {})
         self._task: Task = config["task"]
-        self._uri = uri
+        self._uri, self._fresh = uri, True
 
     def step(self) -> dict[str, Any]:
+        began = time.monotonic()
         from workers import warm
 
         node = ray.get_runtime_context().get_node_id()
-        trial = Trial(self._task, self._uri, node)
+        trial = Trial(self._task, self._uri, node, began, self._fresh)
+        self._fresh = False
         result = trial.run()
         if result["how"] in ENDING_PROCESS or warm.leaked(trial.cell):
             ray.actor.exit_actor()  # the driver reads in the store how the cell ended

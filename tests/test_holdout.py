@@ -61,7 +61,9 @@ def test_a_cell_scores_its_held_out_questions_and_draws_none_of_them(tiny, tmp_p
     held = prepared(cell)
     assert (len(held.train), len(held.val)) == (64, 448)
     done = run_cell(cell, tmp_path / "cell", lambda _: None)
-    assert done is not None and outcome.VAL_PASS in done["base"] and outcome.VAL_PASS in done["final"]
+    assert (
+        done is not None and outcome.VAL_PASS in done["base"] and outcome.VAL_PASS in done["final"]
+    )
     lines = [json.loads(x) for x in (tmp_path / "cell" / "journal.jsonl").read_text().splitlines()]
     assert [line["round"] for line in lines if outcome.VAL_PASS in line] == [0, 2, 4]
     for text in (tmp_path / "cell" / "samples.jsonl").read_text().splitlines():

@@ -463,6 +463,14 @@ def test_bad_grids_and_secrets_are_told_before_anything_is_sent(
 
 # ---- a real study
 
+HALF = """
+def half(rewards_P_G, mask_P_G, *, context=None):
+    return (rewards_P_G - 0.5) * mask_P_G
+
+
+ADVANTAGES = {"half": half}
+"""
+
 
 def command(*arguments: object) -> list[str]:
     return [sys.executable, "-m", "orchestrator.cli", *map(str, arguments)]
@@ -471,13 +479,20 @@ def command(*arguments: object) -> list[str]:
 def test_a_real_study_runs_and_its_second_submit_finds_it_done(
     head: Head, cluster: Cluster, banditgrid: Callable[..., Ran], tmp_path: Path
 ) -> None:
+    """With a plug-in beside the grid, which travels too."""
     path, where = tmp_path / "grid.yaml", tmp_path / "a store"
-    path.write_text(GRID.format(name="g", study="real", rounds=2))
+    (tmp_path / "half.py").write_text(HALF)
+    text = GRID.format(name="g", study="real", rounds=2)
+    path.write_text(text + "plugins: [half]\noverrides: [{for: {dataset: tiny-sums}, set: "
+                    "{advantage: half}}]\n")  # fmt: skip
     at = ("--address", cluster.address, "--store", where)
     ran = banditgrid("submit", path, *at, "--slots", "1")
     assert ran.code == 0, ran
     assert "banditgrid-real-1 runs study real; code and grids: " in ran.out
     (cell,) = load_grid(path).cells()
+    assert cell.advantage == "half"
+    (kept,) = Store(where).study("real").plugins.glob("*/half.py")
+    assert kept.read_text() == HALF
     paths = Store(where).study("real").cell(cell.key)
     assert (read_json(paths.done) or {})["status"] == "finished"
     assert len(read_lines(paths.journal)) == 3

@@ -312,3 +312,23 @@ def test_the_documented_loss_has_the_gradient_of_reinforce_where_the_ratio_is_on
     )
     losses_N_T.sum().backward()
     assert log_p_N_T.grad.tolist() == [[-2.0, -2.0]]
+
+
+def test_a_run_in_mlflow_tells_its_plug_in(grid_file, package, tmp_path):
+    from analysis.study import Study
+    from orchestrator import tracking
+    from orchestrator.tracking import Writer
+    from workers.lease import held
+
+    package("mypkg", ESTIMATOR)
+    grid, store = load_grid(grid_file(GRID)), Store(tmp_path / "store")
+    cell = grid.cells()[1]
+    store.root.mkdir()
+    client = tracking.connect(store.tracking_uri)
+    experiment = tracking.ensure_experiment(client, "default")
+    paths = store.study("default").cell(cell.key)
+    paths.directory.mkdir(parents=True)
+    with held(paths, cell.label) as lease:
+        Writer(store.tracking_uri, experiment, cell, ("g",), paths, lease).run_id()
+    (read_back,) = Study.open(store.tracking_uri, "default").source.cells()
+    assert read_back.key == cell.key and read_back.advantage == "mine"

@@ -18,8 +18,9 @@ from workers.grading import GRADERS
 from workers.models import load_policy
 from workers.passes import Row
 from workers.rewards import REWARDS
+from workers.sampling import numbered
 from workers.settings import OneRolloutConfig, trainer_settings
-from workers.trainer import BanditTrainer, _samples
+from workers.trainer import BanditTrainer
 
 
 @pytest.fixture
@@ -280,7 +281,7 @@ def test_the_running_baseline_of_a_question(trainer_of):
 
 
 def test_a_question_drawn_twice_in_a_round_gets_rollouts_of_its_own():
-    assert _samples(["a", "b", "a", "a"]) == [("a", 0), ("b", 0), ("a", 1), ("a", 2)]
+    assert numbered(["a", "b", "a", "a"]) == [("a", 0), ("b", 0), ("a", 1), ("a", 2)]
 
 
 def test_evaluated_rounds_tell_entropy_and_the_second_moments_of_the_gradient(trainer_of):
@@ -342,6 +343,6 @@ def test_a_grader_that_keeps_failing_stops_the_run(trainer_of, monkeypatch):
 @pytest.mark.parametrize("value", [1.5, -0.1, float("nan"), float("inf")])
 def test_a_reward_that_is_no_number_in_0_to_1_is_refused(trainer_of, monkeypatch, value):
     trainer = trainer_of(rounds=1)
-    monkeypatch.setitem(REWARDS, "correct", lambda grade: value)
+    monkeypatch.setitem(REWARDS, "correct", lambda grade, context: value)
     with pytest.raises(InputError, match=r"reward 'correct' gave .* a number in \[0, 1\]"):
         trainer.train()

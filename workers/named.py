@@ -61,15 +61,16 @@ def is_same(record: Mapping[str, Any], asked: Record, source: Record) -> bool:
 
 
 def record_of(
-    name: str, cell: Cell, asked: Record, source: Record, round: int,
+    name: str, key: str, cell: Cell, asked: Record, source: Record, round: int,
     scores: Mapping[str, Mapping[str, float]], notes: tuple[str, ...],
 ) -> Record:  # fmt: skip
     """The content of `evaluation.json`: equal input gives equal content, so no time is in it.
 
-    `cell` is the cell as it was scored here, with its data set, grader and evaluation.
+    `key` is of the cell as it was trained; `cell` is the cell as it was scored here, with its data
+    set, grader and evaluation.
     """
     return {
-        "name": name, "kind": asked["kind"], "key": cell.key, "round": round, "asked": asked,
+        "name": name, "kind": asked["kind"], "key": key, "round": round, "asked": asked,
         "source": source, "grader": cell.grader, "dataset": cell.dataset,
         "eval": cell.eval.model_dump(mode="json"), "max_response": cell.max_response,
         "dataset_spec": cell.dataset_spec.model_dump(mode="json"), "notes": list(notes),

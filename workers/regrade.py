@@ -31,7 +31,7 @@ from grids.paths import CellPaths
 from grids.plugin import provider
 from workers import named
 from workers.grading import GRADERS, Grade
-from workers.lease import Lease, held
+from workers.lease import held
 from workers.named import Record
 
 Vector = npt.NDArray[Any]
@@ -73,16 +73,16 @@ class Verdicts:
 
 
 def regrade_cell(
-    asked: Cell, name: str, directory: Path, of: str | None = None, golds: Golds | None = None
+    key: str, asked: Cell, name: str, directory: Path, of: str | None = None
 ) -> Regraded:
     """Grade a cell's stored answers anew, and leave the scores under a name.
 
     Args:
+        key: of the cell as it was trained, for a grader is part of a key.
         asked: the cell with its new grader, its evaluation and data set those of the answers.
         name: of the evaluation that is made; one of that name gives way where it is another.
         directory: the cell's own.
         of: the named evaluation whose answers they are; None: the cell's own.
-        golds: question -> right answer, as `golds_of` gives it; None: it is asked here.
 
     Raises:
         InputError: where there are no such answers or the data set lacks one of their questions.
@@ -90,7 +90,7 @@ def regrade_cell(
         Lost: a worker took the cell over; nothing was written after that.
     """
     paths = CellPaths(directory)
-    given = golds if golds is not None else golds_of(asked.dataset_spec)
+    golds = golds_of(asked.dataset_spec)
     form = named.asked_of_answers(asked, of)
     with held(paths, asked.label, named.told_of_lease) as lease:
         content = _content(paths, asked, of)
@@ -99,7 +99,10 @@ def regrade_cell(
         if before is not None and named.is_same(before, form, source):
             return Regraded(before, False, int(before.get("unscored", 0)))
         table = pq.read_table(io.BytesIO(content), use_threads=False)
-        return _leave(asked, name, lease, (form, source), table, given)
+        made = _graded(asked, table, golds)
+        record = _record(key, asked, name, form, source, made)
+        named.write(lease, record, lambda path: _write(made.table, path))
+        return Regraded(record, True, made.unscored)
 
 
 def _content(paths: CellPaths, asked: Cell, of: str | None) -> bytes:
@@ -110,19 +113,16 @@ def _content(paths: CellPaths, asked: Cell, of: str | None) -> bytes:
         raise InputError(f"{asked.label}: no stored answers: {file} is missing") from None
 
 
-def _leave(
-    asked: Cell, name: str, lease: Lease, of: tuple[Record, Record], table: pa.Table, golds: Golds
-) -> Regraded:
-    graded = _graded(asked, table, golds)
+def _record(
+    key: str, asked: Cell, name: str, form: Record, source: Record, graded: _Graded
+) -> Record:
     scores = {phase: _means(graded, asked, phase) for phase in ("base", "final")}
     rounds = graded.column("round")[graded.column("phase") == "final"]
     if not len(rounds):  # it broke down before its first evaluation: the base is what there is
         scores["final"] = scores["base"]
-    record = named.record_of(
-        name, asked, *of, int(rounds[0]) if len(rounds) else 0, scores, graded.notes
-    ) | {"unscored": graded.unscored}
-    named.write(lease, record, lambda path: _write(graded.table, path))
-    return Regraded(record, True, graded.unscored)
+    round = int(rounds[0]) if len(rounds) else 0
+    made = named.record_of(name, key, asked, form, source, round, scores, graded.notes)
+    return made | {"unscored": graded.unscored}
 
 
 def _write(table: pa.Table, path: Path) -> None:

@@ -54,7 +54,12 @@ def evaluate_cell(cell: Cell, asked: Cell, name: str, directory: Path, shared: P
         round = _take_weights(cell, lease, policy)
         trained_on = asked.dataset_spec.revision == cell.dataset_spec.revision
         final = scores.final(round, with_seen=trained_on)
-        return _leave(asked, name, lease, round, base, final, questions.notes)
+        scored = {"base": base, "final": final}
+        record = _record(cell, asked, name, round, scored, questions.notes)
+        rows = base.rows + final.rows
+        made = provenance(questions.notes)
+        named.write(lease, record, lambda path: write_outcomes(path, rows), made)
+        return record
 
 
 def scorable(asked: Cell) -> Cell:
@@ -69,13 +74,10 @@ def _take_weights(cell: Cell, lease: Lease, policy: Policy) -> int:
     return found.round
 
 
-def _leave(
-    asked: Cell, name: str, lease: Lease, round: int, base: Evaluated, final: Evaluated,
+def _record(
+    cell: Cell, asked: Cell, name: str, round: int, scored: dict[str, Evaluated],
     notes: tuple[str, ...],
 ) -> Record:  # fmt: skip
-    scores = {"base": base.metrics, "final": final.metrics}
+    scores = {phase: evaluated.metrics for phase, evaluated in scored.items()}
     form = named.asked_of_weights(asked)
-    record = named.record_of(name, asked, form, {"round": round}, round, scores, notes)
-    rows = base.rows + final.rows
-    named.write(lease, record, lambda path: write_outcomes(path, rows), provenance(notes))
-    return record
+    return named.record_of(name, cell.key, asked, form, {"round": round}, round, scores, notes)

@@ -44,7 +44,7 @@ def one(settings: str) -> None:
     from workers.run import run_cell
 
     use_local(MODELS, DATA)
-    REWARDS["correct"] = lambda grade: 1.0
+    REWARDS["correct"] = lambda grade, context: 1.0
     cell = Cell(**json.loads(settings))
     peak = memory.Peak()
     peak.reset()

@@ -101,6 +101,7 @@ def finish(cell: Cell, store: Store, lines: list[dict[str, float]], run_id: str)
     timings = ({"round": x["round"], "attempt": 1, "seconds": seconds} for x in lines[1:])
     paths.timings.write_text("".join(json.dumps(x) + "\n" for x in timings), encoding="utf-8")
     paths.cell.write_text(cell.model_dump_json(), encoding="utf-8")
+    paths.provenance.write_text('{"device": "cpu"}', encoding="utf-8")
     write_answers(cell, paths)
     done = {"key": cell.key, "eval_key": cell.eval_key, "rounds": cell.rounds, "reason": None}
     done |= {"status": outcome.FINISHED, "diverged_round": None, "updates": POINTS}
