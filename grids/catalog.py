@@ -14,6 +14,7 @@ from typing import Any, Self, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from grids.errors import InputError
+from grids.reasoning_tasks import TASKS, TEST, TRAIN, VERSION, Task
 
 EMBEDDED = Path(__file__).resolve().parent.parent / "workers" / "embedded"
 
@@ -40,7 +41,6 @@ FLEXIBLE = {"gsm8k": "gsm8k-flexible", "math": "math-flexible"}
 
 GSM8K_PROMPT = '{question} Let\'s think step by step and output the final answer after "####".'
 MATH_PROMPT = "{question} Let's think step by step and output the final answer within \\boxed{}."
-REASONING_PROMPT = "{question}\n\nGive your final answer within <answer></answer> tags."
 
 
 class Spec(BaseModel):
@@ -196,16 +196,11 @@ def _tiny_dataset(name: str, paper: str, **spec: Any) -> DatasetSpec:
     )  # fmt: skip
 
 
-# What makes the questions of reasoning-gym, so that another version makes other keys.
-REASONING_GYM = "0.1.25"
-
-
-def _reasoning(task: str, about: str, **config: Any) -> DatasetSpec:
+def _reasoning(name: str, task: Task) -> DatasetSpec:
     return DatasetSpec(
-        name=f"rg-{task.replace('_', '-')}", source="reasoning-gym", revision=REASONING_GYM,
-        options={"task": task, "train": 2000, "test": 500, "seed": 0, "config": config},
-        prompt=REASONING_PROMPT, grader="reasoning-gym", train_rows=2000, test_rows=500,
-        about=about,
+        name=name, source="reasoning-gym", revision=VERSION, options=task.options,
+        prompt=task.prompt, grader="reasoning-gym", train_rows=TRAIN, test_rows=TEST,
+        about=f"reasoning-gym: {task.about}",
     )  # fmt: skip
 
 
@@ -260,17 +255,6 @@ DATASETS: dict[str, DatasetSpec] = {
             "tiny-boxed", "MATH",
             question="problem", answer=("answer", "solution"), grader="math",
         ),
-        _reasoning("knights_knaves", "who tells the truth, of two; partial credit", n_people=2),
-        _reasoning("syllogism", "whether a conclusion follows: yes or no"),
-        _reasoning("word_sorting", "three or four words; partial credit", min_words=3, max_words=4),
-        _reasoning(
-            "spell_backward", "words of 3 to 5 letters; partial credit",
-            min_word_len=3, max_word_len=5,
-        ),
-        _reasoning("letter_counting", "a letter in 3 to 6 words", min_words=3, max_words=6),
-        _reasoning(
-            "needle_haystack", "one fact among 5 to 12",
-            min_num_statements=5, max_num_statements=12,
-        ),
+        *(_reasoning(name, task) for name, task in TASKS.items()),
     )
 }  # fmt: skip

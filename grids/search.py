@@ -10,12 +10,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic.fields import FieldInfo
 
 from grids.cell import Cell
 from grids.outcome import VAL_PASS
@@ -228,7 +229,7 @@ def _plain(error: ValueError) -> str:
     return told.removeprefix("Value error, ")
 
 
-def fields_at(where: Iterable[Any]) -> Mapping[str, Any]:
+def fields_at(where: Iterable[Any]) -> dict[str, FieldInfo]:
     """The keys allowed beside one that is unknown, at a place such as search.lr.optuna.x."""
     parts = list(where)
     models: dict[str, type[BaseModel]] = {"optuna": Optuna, "over": Space}

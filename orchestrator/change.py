@@ -57,6 +57,7 @@ class Change:
         if self.max_response is not None:
             changes["max_response"] = self.max_response
         changes["eval"] = _evaluation(cell, evaluation)
+        _check_context(cell, changes.get("max_response", cell.max_response))
         return _with_plugins(cell.model_copy(update=changes), self.plugins)
 
     def _grader_for(self, own: str, cell: Cell) -> str:
@@ -76,6 +77,15 @@ def _evaluation(cell: Cell, changes: dict[str, Any]) -> Evaluation:
     except ValidationError as error:
         told = error.errors()[0]["msg"].removeprefix("Value error, ")
         raise InputError(f"{cell.label}: {told}") from None
+
+
+def _check_context(cell: Cell, max_response: int) -> None:
+    if (longest := cell.max_prompt + max_response) > cell.model_spec.context:
+        raise InputError(
+            f"{cell.label}: max_prompt {cell.max_prompt} + --max-response {max_response} = "
+            f"{longest} tokens exceed the context of {cell.model} ({cell.model_spec.context} "
+            "tokens); lower it"
+        )
 
 
 def _with_plugins(cell: Cell, plugins: Sequence[PluginSpec]) -> Cell:

@@ -190,6 +190,7 @@ def _ended(ready: Any, target: Target) -> Ended:
     try:
         how, told, record = ray.get(ready)
     except ray.exceptions.RayError as error:
-        first = (str(error).splitlines() or [type(error).__name__])[0]
-        how, told, record = BROKEN, f"its worker died: {redacted(first)}", {}
+        lines = [line for line in str(error).splitlines() if line.strip()]
+        last = lines[-1] if lines else type(error).__name__  # a traceback ends with the reason
+        how, told, record = BROKEN, f"its worker died: {redacted(last.strip())}", {}
     return Ended(target, how, told, record)

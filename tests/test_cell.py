@@ -218,7 +218,7 @@ def test_off_means_none():
 
 
 def test_names_known_to_grids_are_the_workers_own():
-    from grids.catalog import ESTIMATORS, GRADER_VERSIONS
+    from grids.catalog import ESTIMATORS, GRADER_VERSIONS, PARTIAL
     from grids.catalog import REWARDS as REWARD_NAMES
     from workers.advantages import GROUP_RELATIVE as theirs
 
@@ -226,6 +226,7 @@ def test_names_known_to_grids_are_the_workers_own():
     assert set(GROUP_RELATIVE) == set(theirs)
     assert set(GRADER_VERSIONS) == set(GRADERS)
     assert set(REWARD_NAMES) == set(REWARDS)
+    assert set(PARTIAL) <= set(GRADERS)
 
 
 @pytest.mark.parametrize(("name", "values"), NOT_BUILT.items())

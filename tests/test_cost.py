@@ -1,4 +1,5 @@
-"""What cells cost: amounts and schedules by hand, planted seconds found again, and how sure it is."""
+"""What cells cost: amounts and schedules by hand, planted seconds found again, and how sure that is.
+"""
 
 from __future__ import annotations
 

@@ -231,3 +231,35 @@ def test_todays_date_is_pinned_in_the_prompt():
 @pytest.mark.parametrize("template", [None, "x"])
 def test_at_most_one_bos(template):
     assert render(Template(template), "<s>{question}", "q").count(1) == 1
+
+
+# ---- sources of plug-ins
+
+SOURCE = """
+def sums(split, *, count, broken=None):
+    for i in range(count):
+        if i == broken:
+            yield "a word"
+        worked = f"{i} + 1 = {i + 1}"
+        yield {"question": f"{split} {i} + 1?", "answer": str(i + 1), "solution": worked}
+
+
+SOURCES = {"sums": sums}
+"""
+
+
+def test_rows_of_a_plug_ins_source_are_questions_and_its_errors_are_told(tmp_path):
+    from grids.plugin import read
+
+    (tmp_path / "making.py").write_text(SOURCE)
+    plugins = (read(tmp_path / "making.py").spec,)
+    spec = DatasetSpec(name="made", source="sums", revision="1", options={"count": 3})
+    questions = load_questions(spec, plugins)
+    assert [q.text for q in questions.test] == ["test 0 + 1?", "test 1 + 1?", "test 2 + 1?"]
+    assert (questions.train[2].gold, questions.train[2].solution) == ("3", "2 + 1 = 3")
+    for options, told in (
+        ({"count": 3, "broken": 1}, "made no train row after 2: TypeError: row 2 is not a dict"),
+        ({}, "made no train row after 0: TypeError: .*count.*called as"),
+    ):
+        with pytest.raises(InputError, match=f"made: plug-in making .*'sums'.*{told}"):
+            load_questions(spec.model_copy(update={"options": options}), plugins)

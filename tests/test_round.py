@@ -1,6 +1,7 @@
 """What a round tells, by hand: groups, ages, ratios, second moments; what is missing is absent."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -62,6 +63,16 @@ def test_what_groups_tell(tiny):
     assert (told.metrics["replay/age_mean"], told.metrics["replay/age_max"]) == (3, 4)
 
 
+def test_groups_of_graded_rewards_are_mixed_where_they_differ(tiny):
+    """Equal rewards between 0 and 1 teach nothing relative to each other: none of the three."""
+    half, none = fresh("a", 0.5, 0.5), fresh("c", math.nan, math.nan)
+    told = Round(5, tiny(rollouts=2))
+    groups = groups_of(tiny(rollouts=2), [], half, fresh("b", 0.5, 0.25), none, fresh("d", 0, 0.5))
+    told.note_groups(groups, torch.zeros(4, 2))
+    assert told.metrics["groups/mixed"] == 0.5
+    assert told.metrics["groups/all_wrong"] == told.metrics["groups/all_right"] == 0.0
+
+
 def test_without_replayed_rollouts_there_are_no_ages(tiny):
     told = Round(5, tiny())
     told.note_groups(groups_of(tiny(), [], fresh("a", 1.0)), torch.zeros(1, 1))
@@ -77,12 +88,15 @@ def test_what_rollouts_tell(tiny):
     )
     told.note_rollouts(asked, responses, scored)
     assert told.metrics["train/reward"] == 0.5
+    assert "train/reward_flipped" not in told.metrics
     assert told.metrics["train/reward_sd"] == pytest.approx(math.sqrt(0.5))
     assert (told.metrics["train/correct"], told.metrics["train/correct_flexible"]) == (0.5, 1)
     assert told.metrics["train/parsed"] == 0.5
     assert told.metrics["train/unscored"] == told.metrics["train/truncated"] == pytest.approx(1 / 3)
     assert (told.metrics["train/response_tokens"], told.metrics["train/generated_tokens"]) == (2, 6)
     assert told.rollouts[0]["completion"] == "x"
+    told.note_rollouts(asked, responses, replace(scored, flipped=[True, False, True]))
+    assert told.metrics["train/reward_flipped"] == 0.5  # of those that have a reward
 
 
 def test_ratios_by_hand(tiny):

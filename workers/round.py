@@ -88,12 +88,12 @@ class Round:
 
         By the rewards that are trained on, graded or noisy ones too: all wrong where each is 0, all
         right where each is 1, mixed where they differ. So a group of equal rewards between 0 and 1,
-        which teaches nothing relative to itself, is none of the three.
+        which teaches nothing relative to itself, is none of the three; nor is one without rewards.
         """
         n = self.cell.rollouts
         rewards_P_n, scored_P_n = groups.rewards_P_G[:, :n], groups.mask_P_G[:, :n]
-        wrong_P = ((rewards_P_n == 0) | ~scored_P_n).all(1)
-        right_P = ((rewards_P_n == 1) | ~scored_P_n).all(1)
+        wrong_P = ((rewards_P_n == 0) | ~scored_P_n).all(1) & scored_P_n.any(1)
+        right_P = ((rewards_P_n == 1) | ~scored_P_n).all(1) & scored_P_n.any(1)
         sizes_P = groups.mask_P_G.sum(1).double()
         self.metrics |= {
             outcome.ADVANTAGE_MEAN: advantages_P_G[:, :n].mean().item(),
