@@ -44,7 +44,7 @@ def canonical(cell: Cell) -> dict[str, Any]:
     defaults = _defaults(type(cell))
     changed = {k: v for k, v in settings.items() if v != defaults[k]}
     data = cell.dataset_spec
-    columns = [data.question, list(data.answer), data.answer_after]
+    columns: list[Any] = [data.question, list(data.answer), data.answer_after]
     if data.source is not None:
         columns += [data.source, data.options]
     return changed | {

@@ -1,7 +1,6 @@
-"""YAML -> Grid. An error names file, line, key, what was got, what is allowed.
+"""A grid file -> Grid. An error names file, line, key, what was got, what is allowed.
 
-`yaml.safe_load` alone is not enough: it knows no lines, takes the second of two equal keys without
-a word, reads `1e-6` as text and `off` as False. Leaves out what the keys mean (`grid.py`).
+Leaves out reading YAML (`source.py`) and what the keys mean (`grid.py`).
 """
 
 from __future__ import annotations
@@ -11,7 +10,6 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import BaseModel, ValidationError
 
 from grids.catalog import DatasetSpec, ModelSpec
@@ -22,90 +20,8 @@ from grids.grid import Budget, Grid
 from grids.plugin import located
 from grids.rules import Override, Priority, When
 from grids.search import fields_at, problems
+from grids.source import Source, Where, dotted, text_of
 from grids.vocabulary import NOT_AXES, RESOLVED
-
-Where = tuple[str | int, ...]
-
-
-class _Loader(yaml.SafeLoader):
-    """SafeLoader with YAML 1.2's numbers and truth values: `1e-6` is a number, `off` a word."""
-
-
-_Loader.yaml_implicit_resolvers = {
-    first: [(tag, rx) for tag, rx in rules if tag not in ("tag:yaml.org,2002:bool",)]
-    for first, rules in yaml.SafeLoader.yaml_implicit_resolvers.items()
-}
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:bool", re.compile(r"^(?:true|True|TRUE|false|False|FALSE)$"), list("tTfF")
-)
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(r"^[-+]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)[eE][-+]?[0-9]+$"),
-    list("-+.0123456789"),
-)
-
-
-class _Source:
-    """One file's content and the line of each key."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.lines: dict[Where, int] = {}
-        self.data = self._read()
-
-    def _read(self) -> dict[str, Any]:
-        try:
-            text = self.path.read_text(encoding="utf-8")
-            node = yaml.compose(text, Loader=_Loader)
-            data = self._build(node, ()) if node else {}
-        except OSError as error:
-            raise InputError(f"{self.path}: cannot be read: {error.strerror}") from None
-        except UnicodeDecodeError:
-            raise InputError(f"{self.path}: is not UTF-8 text") from None
-        except yaml.MarkedYAMLError as error:
-            line = error.problem_mark.line + 1 if error.problem_mark else 1
-            raise InputError(f"{self.path}:{line}: not valid YAML: {error.problem}") from None
-        except InputError:
-            raise
-        except (yaml.YAMLError, ValueError) as error:
-            raise InputError(f"{self.path}: not valid YAML: {error}") from None
-        except RecursionError:
-            raise InputError(f"{self.path}: not valid YAML: an alias holds itself") from None
-        if not isinstance(data, dict):
-            raise InputError(
-                f"{self.path}:1: a grid is a mapping of keys, got {type(data).__name__}"
-            )
-        return data
-
-    def _build(self, node: yaml.Node, where: Where) -> Any:
-        self.lines.setdefault(where, node.start_mark.line + 1)
-        if isinstance(node, yaml.MappingNode):
-            return self._mapping(node, where)
-        if isinstance(node, yaml.SequenceNode):
-            return [self._build(item, (*where, i)) for i, item in enumerate(node.value)]
-        return _Loader("").construct_object(node)
-
-    def _mapping(self, node: yaml.MappingNode, where: Where) -> dict[str, Any]:
-        built: dict[str, Any] = {}
-        for key_node, value_node in node.value:
-            key = key_node.value
-            line = key_node.start_mark.line + 1
-            if not isinstance(key, str):
-                raise InputError(f"{self.path}:{line}: a key is a word; got a {key_node.id}")
-            if key in built:
-                raise InputError(
-                    f"{self.path}:{line}: {_dotted((*where, key))}: duplicate name; "
-                    f"first on line {self.lines[(*where, key)]}; keep one"
-                )
-            self.lines[(*where, key)] = line
-            built[key] = self._build(value_node, (*where, key))
-        return built
-
-    def line(self, where: Where) -> int:
-        """Of the key, or of the nearest key around it."""
-        while where and where not in self.lines:
-            where = where[:-1]
-        return self.lines.get(where, 1)
 
 
 def load_grid(path: str | Path) -> Grid:
@@ -113,7 +29,7 @@ def load_grid(path: str | Path) -> Grid:
 
     Raises `InputError` naming file, line and key for anything that is wrong with it.
     """
-    source = _Source(Path(path))
+    source = Source(Path(path))
     data = _extended(source, ())
     _check_axes(source, data)
     try:
@@ -139,28 +55,17 @@ def load_grids(paths: Iterable[str | Path]) -> list[Grid]:
     return grids
 
 
-class _Dumper(yaml.SafeDumper):
-    """Writes what `_Loader` reads back as it was: a word that would read as a number is quoted."""
-
-    def ignore_aliases(self, data: Any) -> bool:
-        return True
-
-
-_Dumper.yaml_implicit_resolvers = _Loader.yaml_implicit_resolvers
-
-
 def resolved(path: str | Path, plugins: str | None = None) -> str:
     """A grid file as one that stands alone: `extends` merged in, paths of local copies absolute.
 
     Plug-ins are to lie in the folder `plugins`, relative to the new file; None: where they are.
     Raises `InputError` where the file cannot be read; whether it is a grid is `load_grid`'s to say.
     """
-    data = _extended(_Source(Path(path)), ())
+    data = _extended(Source(Path(path)), ())
     alone = {key: value for key, value in data.items() if key != "extends"}
     if plugins is not None and "plugins" in alone:
         alone["plugins"] = [f"{plugins}/{Path(one).name}" for one in alone["plugins"]]
-    text = yaml.dump(alone, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=1000)
-    return str(text)
+    return text_of(alone)
 
 
 def grid_schema() -> dict[str, Any]:
@@ -181,7 +86,7 @@ def grid_schema() -> dict[str, Any]:
     return schema
 
 
-def _extended(source: _Source, chain: tuple[Path, ...]) -> dict[str, Any]:
+def _extended(source: Source, chain: tuple[Path, ...]) -> dict[str, Any]:
     """The file's keys over those of the grid that it extends, mapping by mapping."""
     here = source.path.resolve()
     if here in chain:
@@ -198,7 +103,7 @@ def _extended(source: _Source, chain: tuple[Path, ...]) -> dict[str, Any]:
             f"{source.path}:{source.line(('extends',))}: extends: got {parent!r}; "
             "expected the path of a grid file, relative to this one"
         )
-    above = _extended(_Source(source.path.parent / parent), (*chain, here))
+    above = _extended(Source(source.path.parent / parent), (*chain, here))
     return _overlaid({k: v for k, v in above.items() if k != "extends"}, own)
 
 
@@ -217,7 +122,7 @@ def _overlaid(below: dict[str, Any], above: dict[str, Any], named: bool = True) 
     return {k: v for k, v in merged.items() if v is not None or not named}
 
 
-def _located(source: _Source) -> dict[str, Any]:
+def _located(source: Source) -> dict[str, Any]:
     """A file's content with paths of models, data sets and plug-ins, relative to it, absolute."""
     data, folder = dict(source.data), source.path.parent
     for kind in ("models", "datasets"):
@@ -234,16 +139,16 @@ def _placed(spec: Any, folder: Path) -> Any:
     return spec
 
 
-def _plugin(source: _Source, place: int, named: Any) -> str:
+def _plugin(source: Source, place: int, named: Any) -> str:
     where = ("plugins", place)
     try:
         return str(located(str(named), source.path.parent))
     except InputError as error:
-        told = f"{source.path}:{source.line(where)}: {_dotted(where)}: {error}"
+        told = f"{source.path}:{source.line(where)}: {dotted(where)}: {error}"
         raise InputError(told) from None
 
 
-def _check_axes(source: _Source, data: dict[str, Any]) -> None:
+def _check_axes(source: Source, data: dict[str, Any]) -> None:
     axes = data.get("axes")
     if not isinstance(axes, dict):
         return
@@ -255,7 +160,7 @@ def _check_axes(source: _Source, data: dict[str, Any]) -> None:
             )
 
 
-def _check_cells(source: _Source, grid: Grid) -> None:
+def _check_cells(source: Source, grid: Grid) -> None:
     """Expand the grid, so that a bad value is told with its line before anything starts."""
     try:
         grid.cells()
@@ -272,7 +177,7 @@ def _check_cells(source: _Source, grid: Grid) -> None:
             _check_arm(source, grid, i, grid.arm(contrast, side), side)
 
 
-def _check_arm(source: _Source, grid: Grid, i: int, arm: dict[str, Any], side: str) -> None:
+def _check_arm(source: Source, grid: Grid, i: int, arm: dict[str, Any], side: str) -> None:
     keys = {cell.key for cell in grid.cells()}
     for cell in grid.cells():
         given = cell.model_dump(exclude=SPECS)
@@ -287,12 +192,12 @@ def _check_arm(source: _Source, grid: Grid, i: int, arm: dict[str, Any], side: s
     )
 
 
-def _told(source: _Source, error: ValidationError) -> list[str]:
+def _told(source: Source, error: ValidationError) -> list[str]:
     """pydantic's findings as our messages: file, line, key, got, allowed."""
     told = []
     for finding in error.errors():
         where = tuple(finding["loc"])
-        key = _dotted(where)
+        key = dotted(where)
         place = f"{source.path}:{source.line(where)}: "
         place += f"{key}: " if key else ""
         if finding["type"] == "extra_forbidden":
@@ -307,19 +212,19 @@ def _told(source: _Source, error: ValidationError) -> list[str]:
     return told
 
 
-def _told_cell(source: _Source, grid: Grid, error: ValidationError) -> list[str]:
+def _told_cell(source: Source, grid: Grid, error: ValidationError) -> list[str]:
     """Findings about one cell, told at the line of the setting that brought them."""
     told = []
     for finding in error.errors():
         text = _lower(finding["msg"]).removeprefix("value error, ")
         if finding["loc"]:
-            text = f"{_dotted(finding['loc'])}: {text}; got {finding['input']!r}"
+            text = f"{dotted(finding['loc'])}: {text}; got {finding['input']!r}"
         where = _set_at(source, re.findall(r"\w+", text))
         told.append(f"{source.path}:{source.line(where)}: grid {grid.name}: {text}")
     return list(dict.fromkeys(told))
 
 
-def _set_at(source: _Source, names: list[str]) -> Where:
+def _set_at(source: Source, names: list[str]) -> Where:
     """The place that sets the first of some settings which the file sets at all."""
     parts = ("axes", "base", "zip", "when", "overrides")
     for name in names:
@@ -329,7 +234,7 @@ def _set_at(source: _Source, names: list[str]) -> Where:
     return ()
 
 
-def _with_line(source: _Source, text: str, place: str) -> str:
+def _with_line(source: Source, text: str, place: str) -> str:
     """A validator's own message often begins with the key: tell it at that key's line."""
     head = text.split(":", 1)[0]
     where: Where = tuple(int(p) if p.isdigit() else p for p in head.split("."))
@@ -345,10 +250,6 @@ def _allowed_beside(where: Where) -> list[str]:
     fields = of.get(str(where[0]) if len(where) > 1 else "", Grid).model_fields
     fields = fields_at(where) if where[0] == "search" and len(where) > 2 else fields
     return [field.alias or name for name, field in fields.items()]
-
-
-def _dotted(where: Iterable[str | int]) -> str:
-    return ".".join(str(part) for part in where)
 
 
 def _lower(text: str) -> str:

@@ -88,7 +88,8 @@ def _joined(
                 raise ValueError(f"plugins.{i}: {place}: {name!r}: {told[-2:][0]}") from None
             if name in getattr(grid, kind):
                 raise ValueError(f"{kind}.{name}: duplicate name; {place} has it too; rename one")
-    return known | getattr(grid, kind)
+    own: dict[str, T] = getattr(grid, kind)
+    return known | own
 
 
 def _pinned(fields: dict[str, Any], plugin: Plugin) -> dict[str, Any]:
