@@ -186,8 +186,9 @@ def _declaration(result: Result) -> str:
     contrast, a, b = result.contrast, result.stratum.a[0], result.stratum.b[0]
     differ = ", ".join(f"{n} ({_short(x)}, {_short(y)})" for n, (x, y) in result.differ.items())
     held = ", ".join(result.held) or "nothing that is planned"
+    both = ", ".join(f"{name} {_short(value)}" for name, value in contrast.with_.items())
     return (
-        f"a is {_arm(a)}, b is {_arm(b)}; declared {contrast.claim} with margin "
+        f"a is {_arm(a)}, b is {_arm(b)}{f', both with {both}' if both else ''}; declared {contrast.claim} with margin "
         f"{contrast.margin:g}, matched on {contrast.match}. Everything in which a and b differ: "
         f"{differ or 'nothing'}. Held equal: {held}"
     )

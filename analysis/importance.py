@@ -172,14 +172,14 @@ def _balanced(frame: pd.DataFrame, factors: Sequence[Factor], value: str) -> Flo
     held, counts = np.unique(cells, return_counts=True)
     low, high, of = counts.min(), counts.max(), f"of {_listed(factors)}"
     if len(held) < math.prod(shape):
-        why = f"{len(held)} of the {math.prod(shape)} combinations {of} have runs; all are needed"
+        why = f"{len(held)} of the {math.prod(shape)} combinations {of} have runs, and a factorial needs all"
     elif low < high:
         why = f"combinations {of} have {low} to {high} runs; equally many are needed"
     elif low < 2:
         why = f"combinations {of} have one run each, so there is no noise to compare with"
     else:
         return values[np.argsort(cells, kind="stable")].reshape(*shape, low)
-    raise InputError(f"{why}; finish the grid's runs or add seeds")
+    raise InputError(f"{why}; finish the grid's runs, add seeds, or leave fewer combinations out")
 
 
 def _effects(means_L: Floats, scale: float) -> dict[Axes, Floats]:

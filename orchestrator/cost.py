@@ -38,20 +38,25 @@ class Todo(NamedTuple):
     share: float | None = None
 
 
+class Tokens(NamedTuple):
+    """Of responses alone; those `of_evaluations` are among those to generate."""
+
+    to_generate: Estimate
+    of_evaluations: Estimate
+    to_train: Estimate
+
+
 @dataclass(frozen=True)
 class Price:
     """What is left to do, and what it takes.
 
     Attributes:
-        to_generate: tokens; `of_evaluations` are among them.
         hours: a GPU's, or a slot's where `on_gpus` is false.
         makespan: seconds; None where it was not told where cells are to run.
         at_once: most cells at a time.
     """
 
-    to_generate: Estimate
-    of_evaluations: Estimate
-    to_train: Estimate
+    tokens: Tokens
     hours: Estimate
     makespan: Estimate | None
     at_once: int
@@ -105,7 +110,7 @@ def price(todos: Sequence[Todo], store: Store, place: Place, started: bool = Fal
     starts = sum(n * share for n, share in zip(new, shares, strict=False))
     begin = START_SECONDS + max(new) if new and not started else 0.0
     return Price(
-        *_tokens(todos, known),
+        tokens=_tokens(todos, known),
         hours=_plus(hours, starts).times(1 / 3600),
         makespan=None if room is None else _makespan(todos, known, seconds, made, begin),
         at_once=made.most,
@@ -152,8 +157,7 @@ def _sum(
     return Estimate(value, low, high, n)
 
 
-def _tokens(todos: Sequence[Todo], known: Mapping[str, Known]) -> tuple[Estimate, ...]:
-    """To generate, of them for evaluations, and to train on; responses' alone."""
+def _tokens(todos: Sequence[Todo], known: Mapping[str, Known]) -> Tokens:
     seen = [known[todo.study].seen(todo.size) for todo in todos]
     both = list(zip(todos, seen, strict=True))
     given = [answers(todo.size, todo.stretch) * s.tokens for todo, s in both]
@@ -169,5 +173,7 @@ def _tokens(todos: Sequence[Todo], known: Mapping[str, Known]) -> tuple[Estimate
         return found if found.n else found._replace(high=min(found.high, found.value / USED))
 
     all_drawn = [a + b for a, b in zip(given, drawn, strict=True)]
-    lengths = (total(values, lambda one: one.lengths) for values in (all_drawn, given))
-    return *lengths, total(trained, lambda one: one.trained)
+    return Tokens(
+        total(all_drawn, lambda one: one.lengths), total(given, lambda one: one.lengths),
+        total(trained, lambda one: one.trained),
+    )  # fmt: skip

@@ -11,7 +11,7 @@ import heapq
 import json
 import math
 import os
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
@@ -132,7 +132,7 @@ def _json(path: Path) -> dict[str, Any]:
 
 
 def _by_phase(lines: Iterable[dict[str, Any]]) -> dict[str, float]:
-    total: Counter[str] = Counter()
+    total: dict[str, float] = defaultdict(float)
     for line in lines:
         seconds = line["seconds"]
         inside = {name: seconds.get(name, 0.0) for name in PHASES_OF}

@@ -30,7 +30,7 @@ from grids.paths import (
     read_mark,
     write_json,
 )  # fmt: skip
-from orchestrator.cost_sizes import sized
+from orchestrator.cost_sizes import Sized, sized
 
 DONE: Final = (FINISHED, DIVERGED)
 STATES: Final = (*DONE, RUNNING, FAILED, DAMAGED, UNFINISHED, WAITING)
@@ -180,7 +180,7 @@ def note_planned(study: StudyPaths, grid: Grid, cells: dict[str, Cell]) -> None:
 
 def note_cells(study: StudyPaths, name: str, cells: dict[str, Cell]) -> None:
     """Remember the cells that a grid or one of its searches wants, and what decides their cost."""
-    entry, sizes = {}, {}  # cells that differ in their seed alone share a size
+    entry, sizes = {}, dict[Sized, str]()  # cells that differ in their seed alone share a size
     for key, cell in cells.items():
         size = sizes.setdefault(sized(cell), str(len(sizes)))
         about = {"label": cell.label, "rounds": cell.rounds, "eval_key": cell.eval_key}

@@ -160,6 +160,7 @@ def _of_answers(written: Cell, given: Cell | None, paths: CellPaths, of: str | N
         return None
     changes: dict[str, Any] = {
         "dataset": record["dataset"], "max_response": record["max_response"],
+        "grader": record["grader"],
         "dataset_spec": _located(DatasetSpec.model_validate(record["dataset_spec"])),
         "eval": Evaluation.model_validate(record["eval"]),
     }  # fmt: skip

@@ -29,9 +29,10 @@ def cost_lines(price: Price, per_hour: float | None = None) -> list[str]:
     """None where nothing is left to do."""
     if not price.hours.value:
         return []
+    drawn, evaluations, trained = price.tokens
     tokens = (
-        f"tokens: {_told(price.to_generate, short)} to generate, of them for evaluations "
-        f"{short(price.of_evaluations.value)}; {_told(price.to_train, short)} to train on"
+        f"tokens: {_told(drawn, short)} to generate, of them for evaluations "
+        f"{short(evaluations.value)}; {_told(trained, short)} to train on"
     )
     lines = [tokens, f"time: {time_line(price)}"]
     if per_hour is not None:
@@ -123,9 +124,10 @@ def cost_json(
     """All of it; None where it is not known."""
     money = None if per_hour is None else price.hours.times(per_hour)
     rented = None if per_hour is None else rent(price, per_hour)
+    drawn, evaluations, trained = price.tokens
     made: dict[str, Any] = {
-        "tokens_to_generate": price.to_generate, "tokens_of_evaluations": price.of_evaluations,
-        "tokens_to_train": price.to_train, f"{unit(price).lower()}_hours": price.hours,
+        "tokens_to_generate": drawn, "tokens_of_evaluations": evaluations,
+        "tokens_to_train": trained, f"{unit(price).lower()}_hours": price.hours,
         "makespan_seconds": price.makespan, "money": money, "money_for_all_until_the_end": rented,
     }  # fmt: skip
     told = {name: None if one is None else one._asdict() for name, one in made.items()}

@@ -1,5 +1,4 @@
-"""What cells cost: amounts and schedules by hand, planted seconds found again, and how sure that is.
-"""
+"""What cells cost: amounts and schedules by hand, planted seconds found again, and how surely."""
 
 from __future__ import annotations
 
@@ -245,8 +244,8 @@ def test_a_plan_is_priced_by_its_study(store: Store) -> None:
     on_two = cost.of_plan(plan, store, Place(slots=2)).makespan
     assert on_two is not None and on_two.value < told.makespan.value
     rows = sum(w.cell.generated_per_step * w.cell.rounds for w in plan.todo)
-    assert told.to_train.value == pytest.approx(rows * TOKENS)
-    of_rounds = told.to_generate.value - told.of_evaluations.value
+    assert told.tokens.to_train.value == pytest.approx(rows * TOKENS)
+    of_rounds = told.tokens.to_generate.value - told.tokens.of_evaluations.value
     assert of_rounds == pytest.approx(rows * TOKENS)
 
 
@@ -259,7 +258,7 @@ def test_a_base_that_is_there_costs_nothing(store: Store) -> None:
     (folder / "metrics.json").write_text("{}")
     after = cost.of_plan(plan, store, Place(slots=1))
     assert after.hours.value < before.hours.value
-    assert after.of_evaluations.value == before.of_evaluations.value - 150 * 16
+    assert after.tokens.of_evaluations.value == before.tokens.of_evaluations.value - 150 * 16
 
 
 def test_runs_on_cores_tell_nothing_of_gpus(store: Store) -> None:

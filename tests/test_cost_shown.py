@@ -95,8 +95,8 @@ def test_plan_says_what_is_assumed(
     [
         (["--price", "-1"], "-1 is not a number above 0"),
         (["--price", "nan"], "is not a number above 0"),
-        (["--slots", "0"], "x>=1"),
-        (["--gpus", "-1"], "x>=0"),
+        (["--slots", "0"], "'--slots'"),
+        (["--gpus", "-1"], "'--gpus'"),
         (["--gpu-memory", "80"], "give --gpus too"),
     ],
 )
@@ -136,7 +136,8 @@ def test_status_tells_what_is_left(store: Store, grid_file: Callable[..., Path])
     assert nobody_runs["slot_hours"]["value"] < hours["value"]  # two new processes are in it
     plan = make_plan([grid], store)
     of_grid = left(rows, store, 2, plan)["s"]
-    assert of_grid["slot_hours"]["value"] == pytest.approx(hours["value"])
+    # A plan knows that the base's evaluation is not in the store.
+    assert of_grid["slot_hours"]["value"] == pytest.approx(hours["value"], rel=0.05)
 
 
 def test_what_an_older_run_planned_is_unknown(store: Store, grid_file: Callable[..., Path]) -> None:

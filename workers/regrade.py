@@ -28,7 +28,7 @@ from grids.cell import Cell
 from grids.errors import InputError
 from grids.outcome import OUTCOME_COLUMNS
 from grids.paths import CellPaths
-from grids.plugin import provider
+from grids.plugin import PluginSpec, provider
 from workers import named
 from workers.grading import GRADERS, Grade
 from workers.lease import held
@@ -90,7 +90,7 @@ def regrade_cell(
         Lost: a worker took the cell over; nothing was written after that.
     """
     paths = CellPaths(directory)
-    golds = golds_of(asked.dataset_spec)
+    golds = golds_of(asked)
     form = named.asked_of_answers(asked, of)
     with held(paths, asked.label, named.told_of_lease) as lease:
         content = _content(paths, asked, of)
@@ -242,14 +242,16 @@ def _function(asked: Cell, grader: str) -> Callable[[str, str], Grade]:
     return function(asked, "GRADERS", grader)
 
 
-def golds_of(spec: DatasetSpec) -> Golds:
+def golds_of(cell: Cell) -> Golds:
     """Question -> right answer, of both splits. Raises as `load_questions`."""
-    return _golds(spec.model_dump_json())
+    plugins = [spec.model_dump_json() for spec in cell.plugin_specs]
+    return _golds(cell.dataset_spec.model_dump_json(), tuple(plugins))
 
 
 @lru_cache(maxsize=32)
-def _golds(spec: str) -> Golds:
+def _golds(spec: str, plugins: tuple[str, ...]) -> Golds:
     from workers.data import load_questions
 
-    found = load_questions(DatasetSpec.model_validate_json(spec))
+    makers = [PluginSpec.model_validate_json(text) for text in plugins]
+    found = load_questions(DatasetSpec.model_validate_json(spec), makers)
     return {question.id: question.gold for question in (*found.train, *found.test)}
