@@ -188,7 +188,8 @@ def _declaration(result: Result) -> str:
     held = ", ".join(result.held) or "nothing that is planned"
     both = ", ".join(f"{name} {_short(value)}" for name, value in contrast.with_.items())
     return (
-        f"a is {_arm(a)}, b is {_arm(b)}{f', both with {both}' if both else ''}; declared {contrast.claim} with margin "
+        f"a is {_arm(a)}, b is {_arm(b)}{f', both with {both}' if both else ''}; "
+        f"declared {contrast.claim} with margin "
         f"{contrast.margin:g}, matched on {contrast.match}. Everything in which a and b differ: "
         f"{differ or 'nothing'}. Held equal: {held}"
     )

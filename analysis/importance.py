@@ -172,7 +172,7 @@ def _balanced(frame: pd.DataFrame, factors: Sequence[Factor], value: str) -> Flo
     held, counts = np.unique(cells, return_counts=True)
     low, high, of = counts.min(), counts.max(), f"of {_listed(factors)}"
     if len(held) < math.prod(shape):
-        why = f"{len(held)} of the {math.prod(shape)} combinations {of} have runs, and a factorial needs all"
+        why = f"{len(held)} of the {math.prod(shape)} combinations {of} have runs; all have to"
     elif low < high:
         why = f"combinations {of} have {low} to {high} runs; equally many are needed"
     elif low < 2:

@@ -212,11 +212,11 @@ def _change(pair: str, arm: str, decoding: str, seeds: Sequence[_Read]) -> Chang
     if scored.sum() < 2:
         return replace(made, why=f"{scored.sum()} questions were scored in every seed")
     before_S_Q, after_S_Q = before_S_Q[:, scored], after_S_Q[:, scored]
-    estimates = [
-        _estimate(values, arm == "base")
-        for values in (before_S_Q, after_S_Q, after_S_Q - before_S_Q)
-    ]
-    return Change(pair, arm, decoding, len(seeds), int(scored.sum()), *estimates, counts)
+    is_base = arm == "base"
+    return replace(
+        made, questions=int(scored.sum()), before=_estimate(before_S_Q, is_base),
+        after=_estimate(after_S_Q, is_base), difference=_estimate(after_S_Q - before_S_Q, is_base),
+    )  # fmt: skip
 
 
 def _estimate(values_S_Q: Matrix, is_base: bool) -> Estimate:

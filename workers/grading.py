@@ -40,7 +40,8 @@ GSM8K_CHARS = 300
 MATH_CHARS = 20_000
 
 _FINAL_NUMBER = re.compile(r"#### (-?[0-9.,]+)")
-_NUMBER = re.compile(r"-?[0-9.,]+")
+# `-?[0-9.,]+` read backwards, for only the last is wanted and most texts have many.
+_REBMUN = re.compile(r"[0-9.,]+-?")
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,10 +80,10 @@ def grade_gsm8k_flexible(completion: str, gold: str) -> Grade:
     `72.` and `1,000` are not. Where there are only full stops verl takes one for the answer; here
     nothing was found.
     """
-    numbers = [number for number in _NUMBER.findall(completion[-GSM8K_CHARS:]) if number != "."]
-    if not numbers:
-        return _UNPARSED
-    return Grade(correct=numbers[-1] == gold, parsed=True, answer=numbers[-1])
+    for found in _REBMUN.finditer(completion[-GSM8K_CHARS:][::-1]):
+        if (answer := found[0][::-1]) != ".":
+            return Grade(correct=answer == gold, parsed=True, answer=answer)
+    return _UNPARSED
 
 
 def grade_math(completion: str, gold: str) -> Grade:
