@@ -72,7 +72,7 @@ class Study:
     @property
     def evaluation(self) -> str:
         """The named evaluation whose scores it tells; empty: the runs' own."""
-        return str(getattr(self.source, "evaluation", ""))  # not every source has such
+        return self.source.evaluation
 
     @classmethod
     def open(cls, where: str | Path, study: str | None = None) -> Study:

@@ -7,6 +7,7 @@ import numpy as np
 
 from analysis.outcomes import Answers, Unusable, Which
 from analysis.runs import Run
+from analysis.sources import Source
 from analysis.study import Study
 from analysis.training import Training
 from grids.grid import Grid
@@ -32,7 +33,7 @@ def right(share, shift=0, questions=QUESTIONS):
     return np.roll(correct_Q, shift)
 
 
-class Memory:
+class Memory(Source):
     """A source of runs that a test has made."""
 
     name = place = "memory"

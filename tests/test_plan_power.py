@@ -323,7 +323,8 @@ def test_plan_says_what_observed_noise_is_worth(plan, grid_file, load, store):
     for stratum in strata_of(grid):
         train(store, grid, stratum, {0, 1, 2})
     shown = plan(grid_file(GRID))
-    assert "12 runs" in shown and "assumed" not in shown
+    contrasts = shown[shown.index("\ncontrast ") :]
+    assert "12 runs" in contrasts and "assumed" not in contrasts
     assert "to a factor of 0.60 to 2.87 (95%)" in shown
     more = "  - {name: m, a: {advantage: raw}, b: {advantage: grpo}, with: {rollouts: 2}}"
     text = f"{GRID}{more}\n"

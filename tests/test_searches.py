@@ -11,7 +11,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 from rich.console import Console
@@ -22,7 +22,6 @@ from grids.load import load_grid
 from grids.outcome import FINISHED
 from grids.paths import Store, read_json, read_lines, write_json
 from orchestrator.attempts import Result
-from orchestrator.driver import Settings, Summary, run
 from orchestrator.plan import Plan, Work, make_plan
 from orchestrator.progress import Progress
 from orchestrator.queue import Queue
@@ -50,9 +49,20 @@ def write(folder: Path, text: str = TUNED) -> Path:
     return path
 
 
-def train(path: Path, store: Store, out: io.StringIO | None = None) -> Summary:
-    console = Console(file=out or io.StringIO(), width=160)
-    return run([load_grid(path)], store, settings=Settings(slots=2), out=console)
+class Ran(NamedTuple):
+    """A whole process: Ray ends with it."""
+
+    code: int
+    out: str
+
+
+def train(path: Path, store: Store) -> Ran:
+    words = command("run", str(path), "--store", str(store.root), "--slots", "2")
+    env = {**os.environ, "OMP_NUM_THREADS": "1"}
+    ran = subprocess.run(
+        words, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=300
+    )
+    return Ran(ran.returncode, ran.stdout)
 
 
 def command(*words: str) -> list[str]:
@@ -69,10 +79,10 @@ def found(store: Store) -> Any:
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Store:
     """A search that was not interrupted."""
     folder = tmp_path_factory.mktemp("whole")
-    store, out = Store(folder / "store"), io.StringIO()
-    summary = train(write(folder), store, out)
-    assert summary.exit_code == 0, out.getvalue()
-    assert "of 6 cells: 6 finished" in out.getvalue()
+    store = Store(folder / "store")
+    ran = train(write(folder), store)
+    assert ran.code == 0, ran.out
+    assert "of 6 cells: 6 finished" in ran.out
     return store
 
 
@@ -122,9 +132,8 @@ def test_answers_to_held_out_questions_are_read_as_any_others(whole: Store) -> N
 def test_a_second_run_trains_nothing(whole: Store, tmp_path: Path) -> None:
     journals = sorted(whole.study("s").cells.glob("*/journal.jsonl"))
     before = [path.stat().st_mtime_ns for path in journals]
-    out = io.StringIO()
-    summary = train(write(tmp_path), whole, out)
-    assert summary.exit_code == 0 and "all 6 cells are done" in out.getvalue()
+    ran = train(write(tmp_path), whole)
+    assert ran.code == 0 and "all 6 cells are done" in ran.out
     assert [path.stat().st_mtime_ns for path in journals] == before and len(journals) == 6
 
 
@@ -145,7 +154,7 @@ def test_a_search_that_was_stopped_goes_on_as_one_that_was_not(
         told, _ = first.communicate(timeout=60)
     assert first.returncode == 130, told
     assert len(list(store.study("s").cells.glob("*/done.json"))) < 6
-    assert train(path, store).exit_code == 0
+    assert train(path, store).code == 0
     assert found(store) == found(whole)
 
 

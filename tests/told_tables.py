@@ -5,6 +5,7 @@ from matplotlib.text import Text
 from analysis.charts import FIGURES
 from analysis.outcomes import Unusable
 from analysis.runs import Run
+from analysis.sources import Source
 from analysis.study import Study
 from analysis.tables import make_table
 from analysis.training import Costs, Training
@@ -16,7 +17,7 @@ PLANE = {"batch": [32, 64], "rollouts": [1, 2], "advantage": ["raw", "grpo"]}
 CONTRAST = {"name": "batch", "a": {"batch": 32}, "b": {"batch": 64}, "margin": 0.05}
 
 
-class Told:
+class Told(Source):
     """A source that says of every cell what a function does, and holds no answers."""
 
     has_answers, name, place = False, "test", "a test"

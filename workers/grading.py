@@ -41,7 +41,7 @@ MATH_CHARS = 20_000
 
 _FINAL_NUMBER = re.compile(r"#### (-?[0-9.,]+)")
 # `-?[0-9.,]+` read backwards, for only the last is wanted and most texts have many.
-_REBMUN = re.compile(r"[0-9.,]+-?")
+_NUMBER_BACKWARDS = re.compile(r"[0-9.,]+-?")
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +80,7 @@ def grade_gsm8k_flexible(completion: str, gold: str) -> Grade:
     `72.` and `1,000` are not. Where there are only full stops verl takes one for the answer; here
     nothing was found.
     """
-    for found in _REBMUN.finditer(completion[-GSM8K_CHARS:][::-1]):
+    for found in _NUMBER_BACKWARDS.finditer(completion[-GSM8K_CHARS:][::-1]):
         if (answer := found[0][::-1]) != ".":
             return Grade(correct=answer == gold, parsed=True, answer=answer)
     return _UNPARSED
