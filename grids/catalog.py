@@ -7,6 +7,7 @@ banditgrid: it, and not the name, enters a cell's key. Leaves out loading, which
 from __future__ import annotations
 
 import hashlib
+import json
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Self, TypeVar
@@ -58,6 +59,13 @@ class Spec(BaseModel):
     @model_validator(mode="after")
     def _is_pinned(self) -> Self:
         made = getattr(self, "source", None)
+        if made is not None and (self.path or self.hub):
+            raise ValueError(
+                f"{self.name}: has `source:` and `{'path' if self.path else 'hub'}:`; its rows "
+                "come from one of them: take the other away"
+            )
+        if made is not None and made not in SOURCES:  # a plug-in's, known by its own source
+            return self
         if self.path is None and self.hub is None and made is None:
             raise ValueError(
                 f"{self.name}: names no files; give `path:`, or `hub:` and `revision:`"
@@ -97,6 +105,19 @@ class DatasetSpec(Spec):
         None, description="a function that makes the rows: reasoning-gym, or a plug-in's"
     )
     options: dict[str, Any] = Field({}, description="what the source is asked for")
+
+    @field_validator("options")
+    @classmethod
+    def _plain(cls, value: dict[str, Any]) -> dict[str, Any]:
+        """They are part of a key."""
+        try:
+            json.dumps(value, allow_nan=False)
+        except (TypeError, ValueError) as error:
+            raise ValueError(
+                f"options: plain values only (text, numbers, lists): {error}"
+            ) from None
+        return value
+
     train_rows: int | None = Field(None, description="usable train questions; None: not counted")
     test_rows: int | None = None
     paper: str = ""

@@ -115,12 +115,13 @@ def settled(grid: Grid, given: Settings, named: Iterable[str] = ()) -> Settings:
 def _partners(
     grid: Grid, group: Mapping[str, Any], settings: Settings, moved: set[str]
 ) -> Settings:
-    """What moves together with the settings that were changed."""
-    for row in rows(group):
-        held = {name: grid.held(name, value) for name, value in row.items()}
-        if all(held[name] == settings[name] for name in moved):
-            return held
-    return {}
+    """What moves together with the settings that were changed; of several rows that fit, the one
+    that changes least."""
+    every = [{name: grid.held(name, value) for name, value in row.items()} for row in rows(group)]
+    fit = [held for held in every if all(held[name] == settings[name] for name in moved)]
+    if not fit:
+        return {}
+    return max(fit, key=lambda held: sum(settings.get(n) == v for n, v in held.items()))
 
 
 def check_lengths(where: str, group: Mapping[str, list[Any]]) -> None:

@@ -242,7 +242,9 @@ class Grid(BaseModel):
         """Every setting, with the defaults of model, data set and cell below what is given."""
         defaults = {name: info.default for name, info in Cell.model_fields.items()}
         model, dataset = (self._pinned(kind, settings) for kind in ("model", "dataset"))
-        return defaults | filled(settings, model, dataset)
+        whole = defaults | filled(settings, model, dataset)
+        brought = {*model.defaults, *dataset.defaults} & Cell.model_fields.keys() - settings.keys()
+        return whole | {name: self.held(name, whole[name]) for name in brought}
 
     def cell(self, settings: Settings) -> Cell:
         """One combination as a cell, with this grid's own models, data sets and plug-ins.

@@ -119,7 +119,8 @@ def _inert(cell: Cell) -> set[str]:
     if idle_replay(cell):
         inert |= {"replay", "replay_mode", "replay_fill", "replay_max_age"}
     own = _estimator(cell) not in ESTIMATORS  # a plug-in's may read the rule
-    if cell.rollouts > 1 or not (own or _estimator(cell) in (*GROUP_RELATIVE, "ema")):
+    follows = _estimator(cell) in (*GROUP_RELATIVE, "ema")  # where a group is of one
+    if not own and (cell.rollouts > 1 or not follows):
         inert |= {"singleton"}
     if cell.advantage != "ema":
         inert |= {"ema_decay"}

@@ -16,7 +16,9 @@ from __future__ import annotations
 import ast
 import hashlib
 import importlib.util
+import os
 import re
+import sys
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -38,6 +40,7 @@ FUNCTIONS: Final = {
 SOURCES: Final = "SOURCES"  # named by a data set's `source`
 SPECS: Final = {"MODELS": "model", "DATASETS": "dataset"}
 REGISTRIES: Final = (*FUNCTIONS, SOURCES, *SPECS)
+OWN: Final = ("grids", "workers", "orchestrator", "analysis")
 SKIPPED: Final = (".pyc", ".pyo", ".pyd", ".so")
 
 
@@ -77,11 +80,11 @@ def located(named: str, folder: Path) -> Path:
     tried = folder / named
     for path in (tried, tried.with_name(f"{tried.name}.py")):
         if path.is_file() and path.suffix == ".py" or (path / "__init__.py").is_file():
-            return path.resolve()
+            return Path(os.path.abspath(path))
     if named.isidentifier() and (found := importlib.util.find_spec(named)) is not None:
         if found.origin is not None and found.origin.endswith(".py"):
             origin = Path(found.origin)
-            return (origin.parent if origin.name == "__init__.py" else origin).resolve()
+            return (origin.parent if origin.name == "__init__.py" else origin).absolute()
     raise InputError(
         f"no plug-in {named!r}: neither {tried} (a folder with __init__.py, or {tried.name}.py) "
         "nor an installed package of this name; give its path, relative to the grid file"
@@ -95,6 +98,7 @@ def read(path: Path) -> Plugin:
     not a dict with written-out names, or a plug-in that registers nothing.
     """
     root = path / "__init__.py" if path.is_dir() else path
+    _check_name(path)
     places: dict[tuple[str, str], str] = {}
     specs: dict[str, dict[str, dict[str, Any]]] = {registry: {} for registry in SPECS}
     for registry in REGISTRIES:
@@ -118,30 +122,48 @@ def read(path: Path) -> Plugin:
     return Plugin(spec, places, specs["MODELS"], specs["DATASETS"])
 
 
+def _check_name(path: Path) -> None:
+    """A name that Python itself or banditgrid imports would take the other's place."""
+    name = path.stem if path.is_file() else path.name
+    if not name.isidentifier():
+        raise InputError(f"{path}: {name!r} cannot be imported; letters, digits and _ make a name")
+    if name in sys.stdlib_module_names or name in OWN:
+        whose = "banditgrid's own" if name in OWN else "Python's own"
+        raise InputError(f"{path}: {name!r} is {whose} package; rename the plug-in")
+
+
 def digest(path: Path) -> str:
     """`sha256:` and 16 digits over names and contents of a plug-in's files, its own name left out.
 
     Hidden files, README and compiled code are left out: they cannot change a policy.
     """
     name = path.stem if path.is_file() else path.name
-    own = re.compile(rb"\b" + re.escape(name.encode()) + rb"\b")
     made = hashlib.sha256()
     for file in files(path):
         inner = "" if file == path else file.relative_to(path).as_posix()
         content = file.read_bytes()
         if file.suffix == ".py":
-            content = own.sub(b"", content)
+            content = _nameless(content, name.encode())
         made.update(f"{inner} {len(content)}\n".encode() + content)
     return f"sha256:{made.hexdigest()[:16]}"
 
 
+def _nameless(source: bytes, name: bytes) -> bytes:
+    """Python source without its package's own name, in imports and at the head of a dotted one."""
+    own = re.escape(name)
+    source = re.sub(rb"(?m)^(\s*(?:from|import)\s+)" + own + rb"(?=[\s.,]|$)", rb"\1", source)
+    return re.sub(rb"(?<![\w.])" + own + rb"(?=\.\w)", b"", source)
+
+
 def files(path: Path) -> list[Path]:
-    """All files of a plug-in that count, in the order of their names."""
+    """All files of a plug-in that count, in the order of their names; links are followed."""
     if path.is_file():
         return [path]
+    walked = os.walk(path, followlinks=True)
+    found = (Path(folder, name) for folder, _, names in walked for name in names)
     return [
         file
-        for file in sorted(path.rglob("*"))
+        for file in sorted(found)
         if file.is_file()
         and not any(p.startswith((".", "__pycache__")) for p in file.relative_to(path).parts)
         and file.suffix not in SKIPPED

@@ -201,6 +201,8 @@ def _check_horizon(problem: Problem) -> None:
     every, whole, where = problem.arm.eval.every, problem.arm.rounds, f"search.{problem.name}"
     for rounds in problem.stages:
         key = "rungs" if rounds in problem.search.rungs else "rounds"
+        if key == "rungs" and rounds >= problem.stages[-1]:
+            raise ValueError(f"{where}.rungs: got {rounds}; all lie before {problem.stages[-1]}")
         if rounds > whole:
             raise ValueError(f"{where}.{key}: got {rounds}; the grid's rounds are {whole}: at most")
         if rounds % every and rounds != whole:

@@ -119,6 +119,10 @@ def _checked(grid: Grid, where: str, setting: str, value: Any) -> Any:
 
 def _check_where(grid: Grid, where: str, search: Search) -> None:
     _check_names(f"{where}.each", search.each or [])
+    if search.each and (no_choice := NOT_AXES & set(search.each)):
+        raise ValueError(
+            f"{where}.each: {min(no_choice)} is no part of what a cell trains; take it out"
+        )
     for setting, value in search.where.items():
         for one in value if isinstance(value, list) else [value]:
             _checked(grid, f"{where}.where.{setting}", setting, one)

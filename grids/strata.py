@@ -9,8 +9,11 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from pydantic import ValidationError
+
 from grids.cell import SPECS, Cell
 from grids.contrast import Contrast
+from grids.errors import InputError
 from grids.grid import Grid
 
 
@@ -48,16 +51,25 @@ def strata(grid: Grid, contrast: Contrast) -> tuple[Stratum, ...]:
     free = [axis for axis, values in grid.varied.items() if len(values) > 1 and axis not in named]
     found: dict[tuple[str, str], None] = {}
     for given in _settings(grid, arms.values(), named):
-        a, b = (grid.other(given, grid.arm(contrast, side)).arm_key for side in ("a", "b"))
+        try:
+            a, b = (grid.other(given, grid.arm(contrast, side)).arm_key for side in ("a", "b"))
+        except (ValidationError, InputError):  # an arm that is no cell, as one that is excluded
+            continue
         if a in arms and b in arms:
             found.setdefault((a, b))
     made = []
     for a, b in found:
         a_S, b_S = (tuple(arms[arm][seed] for seed in grid.seeds) for arm in (a, b))
         settings = {axis: getattr(a_S[0], axis) for axis in ("model", "dataset")}
-        settings |= {axis: getattr(a_S[0], axis) for axis in free}
+        settings |= {axis: _free(axis, a_S[0], b_S[0]) for axis in free}
         made.append(Stratum(contrast, settings, a_S, b_S))
     return tuple(made)
+
+
+def _free(axis: str, a: Cell, b: Cell) -> object:
+    """The stratum's value of an axis: b's, where the axis exists for b alone."""
+    ours, theirs = getattr(a, axis), getattr(b, axis)
+    return theirs if ours == Cell.model_fields[axis].default else ours
 
 
 def _settings(

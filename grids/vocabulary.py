@@ -29,6 +29,9 @@ NOT_AXES = {
 }  # fmt: skip
 
 
+HORIZON = {"rounds", "eval"}
+
+
 @dataclass(frozen=True)
 class Vocabulary:
     """The plug-ins of a grid, and all models and data sets that it can name."""
@@ -184,6 +187,13 @@ def _check_rules(grid: Grid) -> None:
                 )
     varied = {name: where for where, name, _ in _vary(grid)}
     for i, override in enumerate(grid.overrides):
+        if override.set.keys() & HORIZON and override.for_.keys() - {"model", "dataset"}:
+            name = min(override.set.keys() & HORIZON)
+            raise ValueError(
+                f"overrides.{i}.set.{name}: is of a model, a data set or a pair, whose arms are "
+                f"compared at one; take {', '.join(override.for_.keys() - {'model', 'dataset'})} "
+                "out of `for:`"
+            )
         for name in override.set:
             if name in varied or name in ("model", "dataset"):
                 why = f"an axis ({varied[name]})" if name in varied else "what a pair is made of"

@@ -14,6 +14,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 import uuid
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -25,7 +26,7 @@ from grids.cell import Cell
 from grids.errors import InputError
 from grids.grid import Grid
 from grids.paths import Store, StudyPaths
-from grids.plugin import FUNCTIONS, PluginSpec, files, provider
+from grids.plugin import FUNCTIONS, PluginSpec, digest, files, provider
 
 TRY_SECONDS: Final = 300.0
 
@@ -70,7 +71,7 @@ def keep_one(study: StudyPaths, spec: PluginSpec) -> Path:
     """Copy one plug-in into a study's folder, where it is not there yet; its place."""
     kept = place(study, spec)
     if not kept.exists():
-        _copy(Path(spec.path), kept)
+        _copy(spec, kept)
     return kept.resolve()
 
 
@@ -79,11 +80,17 @@ def place(study: StudyPaths, spec: PluginSpec) -> Path:
     return study.plugins / spec.digest.replace(":", "-") / Path(spec.path).name
 
 
-def _copy(source: Path, kept: Path) -> None:
+def _copy(spec: PluginSpec, kept: Path) -> None:
+    source = Path(spec.path)
     kept.parent.parent.mkdir(parents=True, exist_ok=True)
     made = kept.parent.with_name(f".{uuid.uuid4().hex[:12]}")
     try:
         copied(source, made)
+        if digest(made / source.name) != spec.digest:
+            raise InputError(
+                f"plug-in {spec.name}: {source} has changed since the plan was made; run again, "
+                "and cells of the new source are planned"
+            )
         if kept.parent.exists():  # the same source under another name
             os.replace(made / source.name, kept)
         else:
@@ -108,24 +115,45 @@ def check(cells: Iterable[Cell]) -> None:
 
     Raises `InputError` with the first finding: the plug-in, what it did and what is expected.
     """
-    asked: dict[tuple[str, str, str], str] = {}
+    asked: dict[tuple[str, str, str], Cell] = {}
     for cell in cells:
         for registry, setting in FUNCTIONS.items():
             name = getattr(cell, setting)
             if (spec := provider(cell.plugin_specs, registry, name)) is not None:
-                asked.setdefault((spec.digest, registry, name), cell.model_dump_json())
+                asked.setdefault((spec.digest, registry, name), cell)
     if not asked:
         return
-    lines = [
-        json.dumps({"registry": registry, "name": name, "cell": cell})
-        for (_, registry, name), cell in asked.items()
-    ]
-    done = subprocess.run(
-        [sys.executable, "-m", "workers.trying"], input="\n".join(lines), text=True,
-        capture_output=True, timeout=TRY_SECONDS, check=False,
-    )  # fmt: skip
+    with tempfile.TemporaryDirectory(prefix="banditgrid-") as folder:
+        lines = [
+            json.dumps({"registry": registry, "name": name, "cell": _elsewhere(cell, Path(folder))})
+            for (_, registry, name), cell in asked.items()
+        ]
+        _try("\n".join(lines))
+
+
+def _elsewhere(cell: Cell, folder: Path) -> str:
+    """The cell as JSON, its plug-ins copied: what counts of them must do without the rest."""
+    specs = []
+    for spec in cell.plugin_specs:
+        place = folder / spec.digest.replace(":", "-")
+        if not place.exists():
+            copied(Path(spec.path), place)
+        specs.append(spec.model_copy(update={"path": str(place / Path(spec.path).name)}))
+    return cell.model_copy(update={"plugin_specs": tuple(specs)}).model_dump_json()
+
+
+def _try(lines: str) -> None:
+    try:
+        done = subprocess.run(
+            [sys.executable, "-m", "workers.trying"], input=lines, text=True,
+            capture_output=True, timeout=TRY_SECONDS, check=False,
+        )  # fmt: skip
+    except subprocess.TimeoutExpired:
+        raise InputError(
+            f"trying the plug-ins took more than {TRY_SECONDS:g} s; mend what takes so long"
+        ) from None
     if done.returncode == 2:
-        raise InputError(done.stderr.strip().removeprefix("error: "))
+        raise InputError(done.stderr.strip().rpartition("error: ")[2])
     if done.returncode != 0:
         told = done.stderr.strip().splitlines()
         raise InputError(

@@ -137,6 +137,7 @@ class Queue:
         ):
             item.work, item.place, item.state, item.reason = work, WAITING, "", ""
             item.tries = item.broken = 0
+            item.paths.leave.unlink(missing_ok=True)  # it was for the run before
         else:
             return None
         self._progress.add(work)

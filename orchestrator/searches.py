@@ -15,6 +15,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from grids.cell import Cell
+from grids.errors import InputError
 from grids.grid import Grid
 from grids.outcome import DAMAGED
 from grids.paths import Store, replace_text
@@ -107,11 +108,20 @@ class Searches:
 
 
 def _longer(wanted: Cell, cell: Cell) -> Cell:
-    """One cell for both: to the longer horizon, and evaluated at the shorter."""
-    if cell.rounds <= wanted.rounds:
-        return wanted
-    every = math.gcd(cell.eval.every, wanted.eval.every, wanted.rounds)
-    changes = {"rounds": cell.rounds, "eval": wanted.eval.model_copy(update={"every": every})}
+    """One cell for both: to the longer horizon, and evaluated at the shorter.
+
+    Raises `InputError` where the two are evaluated in different ways.
+    """
+    if cell.eval_key != wanted.eval_key:
+        raise InputError(
+            f"a search asks for {cell.label}, which another grid or search of the study evaluates "
+            "in another way; give both the same `eval`, grader and max_response, or one another "
+            "`study:`"
+        )
+    rounds, shorter = max(cell.rounds, wanted.rounds), min(cell.rounds, wanted.rounds)
+    every = math.gcd(cell.eval.every, wanted.eval.every)
+    every = math.gcd(every, shorter) if shorter < rounds else every
+    changes = {"rounds": rounds, "eval": wanted.eval.model_copy(update={"every": every})}
     return wanted.model_copy(update=changes)
 
 

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from grids import outcome
 from grids.cell import Cell
+from grids.errors import InputError
 from grids.outcome import DIVERGED, FINISHED
 from grids.paths import CellPaths, DamagedError, read_lines
 from grids.search import Problem
@@ -80,7 +81,13 @@ def reading(paths: CellPaths, cell: Cell) -> Reading | None:
     if found.state == DIVERGED and (found.round or 0) <= cell.rounds:
         last = max((r for r in scored if r <= cell.rounds), default=None)
         return Reading(math.nan if last is None else scored[last], diverged=True)
-    return Reading(scored.get(cell.rounds, math.nan))
+    if cell.rounds not in scored:
+        raise InputError(
+            f"{cell.label}: a search reads it at round {cell.rounds}, and it was trained beyond "
+            f"without an evaluation there (there are: {', '.join(map(str, scored)) or 'none'}); "
+            "take one of these for `rounds` and `rungs`, or another `holdout`, of other cells"
+        )
+    return Reading(scored[cell.rounds])
 
 
 class Hunt:

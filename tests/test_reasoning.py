@@ -17,6 +17,8 @@ from workers.evaluate import grade
 from workers.grading import GRADERS
 from workers.run import run_cell
 
+pytest.importorskip("reasoning_gym", reason="the extra reasoning-gym is not installed")
+
 OURS = [name for name, spec in DATASETS.items() if spec.source == "reasoning-gym"]
 
 

@@ -152,7 +152,7 @@ def _grading(call: Callable[..., Any], where: str) -> Callable[..., Any]:
 
         made = call(completion, gold)
         if not isinstance(made, Grade):
-            raise TypeError(f"{where} returned {made!r}; expected a workers.grading.Grade")
+            raise InputError(f"{where} returned {made!r}; expected a workers.grading.Grade")
         return made
 
     return checked

@@ -34,7 +34,7 @@ def try_function(cell: Cell, registry: str, name: str) -> None:
         log_p_N_T = torch.log(torch.tensor([[0.5, 0.2], [0.9, 0.1]]))
         call(log_p_N_T, log_p_N_T.flip(0))
     elif registry == "GRADERS":
-        _try_grader(call, name)
+        _try_grader(call)
     elif registry == "REWARDS":
         _try_reward(call, name)
 
@@ -67,11 +67,14 @@ def _try_loss(call: Any) -> None:
         raise InputError("a plug-in's loss has no gradient with respect to log_p_N_T: use it")
 
 
-def _try_grader(call: Any, name: str) -> None:
+def _try_grader(call: Any) -> None:
+    """What it returns; that it raises on this gold says nothing of a data set's own."""
     try:
         call("The answer is 4. #### 4", "4")
-    except Exception as error:  # anybody's code; its own text names the plug-in where it can
-        raise InputError(f"grader {name!r}: {type(error).__name__}: {error}") from error
+    except InputError:
+        raise
+    except Exception:  # anybody's code
+        return
 
 
 def _try_reward(call: Any, name: str) -> None:
