@@ -187,3 +187,41 @@ def test_one_message_with_file_and_line(grid_file, more, told):
     with pytest.raises(InputError, match=re.escape(told)) as error:
         load_grid(path)
     assert re.match(rf"{re.escape(str(path))}:6: ", str(error.value))
+
+
+# ---- where rules meet
+
+
+def test_an_arm_that_is_excluded_is_in_no_stratum(grid_file):
+    text = HEAD + PAIR + ", batch: [4, 32], updates_per_round: [1, 8]}\n"
+    text += "exclude: [{batch: 4, updates_per_round: 8}]\n"
+    grid = load_grid(grid_file(text + "contrasts: [{name: c, a: {batch: 4}, b: {batch: 32}}]\n"))
+    (stratum,) = strata(grid, grid.contrasts[0])
+    assert stratum.a[0].updates_per_round == stratum.b[0].updates_per_round == 1
+
+
+def test_of_several_zipped_rows_the_nearest_follows(grid_file):
+    text = HEAD + PAIR + "}\nzip: {batch: [16, 16, 64, 64], lr: [1e-5, 2e-5, 1e-5, 2e-5]}\n"
+    grid = load_grid(grid_file(text + "contrasts: [{name: c, a: {batch: 16}, b: {batch: 64}}]\n"))
+    found = strata(grid, grid.contrasts[0])
+    assert [(s.a[0].lr, s.b[0].lr) for s in found] == [(1e-5, 1e-5), (2e-5, 2e-5)]
+
+
+def test_arms_of_a_pair_have_one_horizon(grid_file):
+    text = HEAD + PAIR + ", advantage: [raw, grpo]}\n"
+    rule = "overrides: [{{for: {{{0}}}, set: {{rounds: 8}}}}]\n"
+    with pytest.raises(InputError, match=r"overrides.0.set.rounds: is of a model.*take advantage"):
+        load_grid(grid_file(text + rule.format("advantage: grpo")))
+    cells = load_grid(grid_file(text + rule.format("model: tiny-qwen2"))).cells()
+    assert {cell.rounds for cell in cells} == {8}
+
+
+def test_conditions_see_what_a_data_set_brings_as_a_cell_holds_it(grid_file, tmp_path):
+    data = tmp_path / "d"
+    data.mkdir()
+    for split in ("train", "test"):
+        (data / f"{split}.jsonl").write_text('{"question": "a", "answer": "1"}\n')
+    text = HEAD + "axes: {model: [tiny-qwen2], dataset: [mine]}\n"
+    text += "datasets: {mine: {path: d, defaults: {kl: off}}}\n"
+    text += "overrides: [{for: {kl: off}, set: {lr: 5e-5}}]\n"
+    assert {cell.lr for cell in load_grid(grid_file(text)).cells()} == {5e-5}

@@ -332,3 +332,70 @@ def test_a_run_in_mlflow_tells_its_plug_in(grid_file, package, tmp_path):
         Writer(store.tracking_uri, experiment, cell, ("g",), paths, lease).run_id()
     (read_back,) = Study.open(store.tracking_uri, "default").source.cells()
     assert read_back.key == cell.key and read_back.advantage == "mine"
+
+
+def test_a_name_is_left_out_of_imports_alone(tmp_path):
+    """`r.amax` in amax.py and `r.amin` in amin.py are different estimators."""
+    source = "def f(r, mask, *, context=None):\n    return r - r.{0}(1, keepdim=True)\n"
+    for name in ("amax", "amin"):
+        (tmp_path / f"{name}.py").write_text(source.format(name) + 'ADVANTAGES = {"f": f}\n')
+    assert digest(tmp_path / "amax.py") != digest(tmp_path / "amin.py")
+
+
+def test_a_linked_folder_of_the_package_counts(package, tmp_path):
+    folder = package("mypkg", ESTIMATOR.replace("import torch", "import torch\nfrom .sub import x"))
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "__init__.py").write_text("x = 1\n")
+    before = digest(folder)
+    (folder / "sub").symlink_to(tmp_path / "elsewhere")
+    assert digest(folder) != before
+    keeping.copied(folder, tmp_path / "copy")
+    assert digest(tmp_path / "copy" / "mypkg") == digest(folder)
+
+
+@pytest.mark.parametrize("name", ["random", "grids", "two-words"])
+def test_a_name_that_is_somebody_elses_or_no_name(grid_file, tmp_path, name):
+    (tmp_path / f"{name}.py").write_text(ESTIMATOR)
+    with pytest.raises(InputError, match="rename the plug-in|cannot be imported"):
+        load_grid(grid_file(GRID.replace("[mypkg]", f"[./{name}.py]")))
+
+
+def test_what_a_plug_ins_estimator_may_read_is_in_the_key(grid_file, package):
+    package("mypkg", ESTIMATOR)
+    text = GRID.replace("[raw, mine]", "[mine], singleton: [raw, zero]")
+    assert len(load_grid(grid_file(text)).cells()) == 2
+
+
+def test_an_edit_between_plan_and_run_stores_nothing(grid_file, package, tmp_path):
+    package("mypkg", ESTIMATOR)
+    grid, store = load_grid(grid_file(GRID)), Store(tmp_path / "store")
+    assert grid.cells()
+    package("mypkg", ESTIMATOR.replace("0.5", "0.1"))
+    with pytest.raises(InputError, match="has changed since the plan was made"):
+        keeping.keep([grid], store)
+    assert not list(store.study("default").plugins.glob("*"))
+    package("mypkg", ESTIMATOR)
+    assert keeping.keep([grid], store).places
+
+
+def test_what_lies_beside_the_plug_in_does_not_count(grid_file, package, tmp_path):
+    (tmp_path / "helper_beside.py").write_text("x = 1\n")
+    package("mypkg", "from helper_beside import x\n" + ESTIMATOR)
+    with pytest.raises(InputError, match="No module named 'helper_beside'"):
+        keeping.check(load_grid(grid_file(GRID)).cells())
+
+
+def test_a_grader_of_other_golds_passes_and_one_of_another_type_does_not(grid_file, package):
+    text = GRID.replace("advantage: [raw, mine]", "grader: [own]")
+    source = "import json\ndef own(completion, gold):\n    return json.loads(gold)['x']\n"
+    package("mypkg", source + 'GRADERS = {"own": own}\n')
+    keeping.check(load_grid(grid_file(text)).cells())
+    package("mypkg", "def own(completion, gold):\n    return 1.0\n" + 'GRADERS = {"own": own}\n')
+    with pytest.raises(InputError, match=r"returned 1.0; expected a workers.grading.Grade"):
+        keeping.check(load_grid(grid_file(text)).cells())
+
+
+def test_rows_come_from_one_place(grid_file, package):
+    package("mypkg", 'DATASETS = {"d": {"source": "s", "path": "rows"}}\nSOURCES = {"s": 1}\n')
+    with pytest.raises(InputError, match="has `source:` and `path:`"):
+        load_grid(grid_file(GRID))
