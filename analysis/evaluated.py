@@ -7,8 +7,11 @@ evaluation is not counted, and says so. Leaves out making them.
 
 from __future__ import annotations
 
+import json
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +22,7 @@ from analysis.records import Damaged
 from analysis.runs import Run, read_run
 from analysis.sheet import joined
 from analysis.sources import StoreSource
+from grids import key as keys
 from grids import outcome
 from grids.cell import Cell, Evaluation
 from grids.errors import InputError, listed, nearest
@@ -66,7 +70,7 @@ class EvaluatedSource(StoreSource):
             return Run(cell, DAMAGED, str(error))
         if record is None:
             return Run(cell, UNFINISHED, f"has no evaluation {self.evaluation}")
-        if why := _other_policy(own, record):
+        if why := _other_policy(own, record) or self._other_settings(cell, record):
             return Run(cell, UNFINISHED, f"evaluation {self.evaluation} {why}")
         return replace(
             own, cell=_scored_cell(cell, record), base=record["base"], final=record["final"],
@@ -78,8 +82,8 @@ class EvaluatedSource(StoreSource):
 
     def told(self, cells: Iterable[Cell]) -> str:
         """For people: whose scores a table of these cells shows."""
-        found = (self._record_or_none(cell) for cell in cells)
-        kept = [record for record in found if record is not None]
+        found = ((cell, self._record_or_none(cell)) for cell in cells)
+        kept = [r for cell, r in found if r is not None and not self._other_settings(cell, r)]
         ways = joined(dict.fromkeys(_way(record) for record in kept)) or "no cell has it"
         return (
             f"evaluation {self.evaluation}, beside the runs' own scores: {ways}; curves of "
@@ -110,6 +114,53 @@ class EvaluatedSource(StoreSource):
             return cell
         return cell.model_copy(update={"eval": own})
 
+    def _other_settings(self, cell: Cell, record: Record) -> str:
+        """Why its settings are not those that the evaluation has for cells of its kind; empty where
+        they are. One mean is of one evaluation."""
+        if not self._usual:
+            return ""
+        if (kind := _kind(cell)) not in self._usual or self._usual[kind] == _text(record["asked"]):
+            return ""
+        most = "most others" if self._usual[kind] else "as many others"
+        return (
+            f"is of other settings than {most} of its model and data set; make it anew for all of "
+            "them with --replace"
+        )
+
+    @cached_property
+    def _usual(self) -> dict[str, str | None]:
+        """Kind of cell -> the most frequent settings, None where two are; only where they differ.
+
+        Of all cells of the study, so that each grid reads the same ones.
+        """
+        records = {key: asked for key in self._keys() if (asked := self._asked(key))}
+        if len(set(records.values())) < 2:
+            return {}
+        counts: dict[str, Counter[str]] = defaultdict(Counter)
+        for key, asked in records.items():
+            if (cell := self._written(key)) is not None:
+                counts[_kind(cell)][asked] += 1
+        return {kind: _most(own) for kind, own in counts.items() if len(own) > 1}
+
+    def _keys(self) -> list[str]:
+        folder = self.paths.cells
+        return sorted(one.name for one in folder.iterdir()) if folder.is_dir() else []
+
+    def _asked(self, key: str) -> str | None:
+        file = f"{outcome.EVALUATIONS_DIR}/{self.evaluation}/{outcome.EVALUATION_FILE}"
+        try:
+            record = records.record(self.paths.cell(key), file)
+        except Damaged:
+            return None
+        return None if record is None else _text(record.get("asked"))
+
+    def _written(self, key: str) -> Cell | None:
+        try:
+            found = records.record(self.paths.cell(key), outcome.CELL_FILE)
+            return None if found is None else Cell.model_validate(found)
+        except (Damaged, ValueError):
+            return None
+
     def _record(self, cell: Cell) -> Record | None:
         return records.evaluation(self.paths.cell(cell.key), self.evaluation, cell)
 
@@ -127,6 +178,23 @@ def _other_policy(own: Run, record: Record) -> str:
         late = own.diverged_round is not None and round > own.diverged_round
         return f"is of round {round}, after the run broke down" if late else ""
     return "" if round == read else f"is of round {round}; this grid reads round {read}"
+
+
+def _kind(cell: Cell) -> str:
+    """Cells of one kind are asked the same by the same command: they differ in nothing that an
+    evaluation depends on, but in the evaluation of their own that it may replace."""
+    form = keys.base(cell)
+    form["eval"] = {name: form["eval"][name] for name in ("graders", "max_response")}
+    return _text(form)
+
+
+def _text(form: Any) -> str:
+    return json.dumps(form, sort_keys=True)
+
+
+def _most(counts: Counter[str]) -> str | None:
+    (asked, count), (_, next_count) = counts.most_common(2)
+    return asked if count > next_count else None
 
 
 def _scored_cell(cell: Cell, record: Record) -> Cell:

@@ -39,11 +39,23 @@ UNTOLD = SPECS | {"seed", "eval", "rounds", "rows_per_pass", "gpus", "keep", "ma
 
 
 class Pair(NamedTuple):
-    """A cell and its two files of outcomes."""
+    """A cell and its two files of outcomes.
+
+    Attributes:
+        cell: with its new grader.
+        trained: as it was trained; None: the same. Two that were trained under two graders are two
+            arms, though one grader makes their settings one.
+    """
 
     cell: Cell
     before: Path
     after: Path
+    trained: Cell | None = None
+
+    @property
+    def own(self) -> Cell:
+        """As it was trained."""
+        return self.trained or self.cell
 
 
 @dataclass(frozen=True)
@@ -109,23 +121,23 @@ def changes(pairs: Iterable[Pair]) -> tuple[list[Change], list[str]]:
     A cell whose files cannot be laid side by side is left out of every number, with the reason.
     """
     read: dict[str, dict[Which, _Read]] = {}
-    cells: dict[str, Cell] = {}
+    kept: dict[str, Pair] = {}
     lost = []
     for pair in pairs:
         try:
-            read[pair.cell.key] = _read(pair)
-            cells[pair.cell.key] = pair.cell
+            read[pair.own.key] = _read(pair)
+            kept[pair.own.key] = pair
         except Unusable as error:
             lost.append(f"{pair.cell.label}: {error}")
-    names = pair_labels(cells.values())
-    arms = _arms(cells.values())
+    names = pair_labels(pair.cell for pair in kept.values())
+    arms = _arms(kept.values())
     found = []
     for place, label in names.items():
-        own = [arm for arm in arms.values() if (arm[0].model, arm[0].dataset) == place]
-        found += _of_bases(label, [cell for arm in own for cell in arm], read)
-        labels = _labels([arm[0] for arm in own])
+        own = [arm for arm in arms.values() if (arm[0].cell.model, arm[0].cell.dataset) == place]
+        found += _of_bases(label, [pair for arm in own for pair in arm], read)
+        labels = _labels([arm[0].own for arm in own])
         for arm in own:
-            found += _of_arm(label, labels[arm[0].arm_key], arm, read)
+            found += _of_arm(label, labels[arm[0].own.arm_key], arm, read)
     return found, lost
 
 
@@ -179,22 +191,22 @@ def _counts(before: Cube, after: Cube, unparsed: tuple[int, int]) -> Counts:
 # ---- estimates
 
 
-def _of_bases(pair: str, cells: Sequence[Cell], read: Mapping[str, Any]) -> list[Change]:
+def _of_bases(pair: str, pairs: Sequence[Pair], read: Mapping[str, Any]) -> list[Change]:
     """Once for all cells that share a base evaluation."""
     found = []
     for decoding in DECODINGS:
         which = Which("base", "test", decoding)
-        shared = {cell.base_key: read[cell.key].get(which) for cell in cells}
+        shared = {(p.cell.base_key, p.own.base_key): read[p.own.key].get(which) for p in pairs}
         for one in filter(None, shared.values()):
             found.append(_change(pair, "base", decoding, [one]))
     return [replace(change, n=1) for change in found]
 
 
-def _of_arm(pair: str, label: str, cells: Sequence[Cell], read: Mapping[str, Any]) -> list[Change]:
+def _of_arm(pair: str, label: str, pairs: Sequence[Pair], read: Mapping[str, Any]) -> list[Change]:
     found = []
     for decoding in DECODINGS:
         which = Which("final", "test", decoding)
-        seeds = [one for cell in cells if (one := read[cell.key].get(which)) is not None]
+        seeds = [one for p in pairs if (one := read[p.own.key].get(which)) is not None]
         if seeds:
             found.append(_change(pair, label, decoding, seeds))
     return found
@@ -227,11 +239,17 @@ def _estimate(values_S_Q: Matrix, is_base: bool) -> Estimate:
 # ---- names
 
 
-def _arms(cells: Iterable[Cell]) -> dict[str, list[Cell]]:
-    arms: dict[str, list[Cell]] = {}
-    for cell in sorted(cells, key=lambda c: (c.model, c.dataset, c.shape, c.advantage, c.seed)):
-        arms.setdefault(cell.arm_key, []).append(cell)
+def _arms(pairs: Iterable[Pair]) -> dict[str, list[Pair]]:
+    """By the arm that was trained."""
+    arms: dict[str, list[Pair]] = {}
+    for pair in sorted(pairs, key=_order):
+        arms.setdefault(pair.own.arm_key, []).append(pair)
     return arms
+
+
+def _order(pair: Pair) -> Any:
+    cell = pair.cell
+    return cell.model, cell.dataset, cell.shape, cell.advantage, cell.seed
 
 
 def _labels(arms: Sequence[Cell]) -> dict[str, str]:

@@ -19,6 +19,7 @@ from grids.cell import Cell, Evaluation
 from grids.errors import InputError, listed, nearest
 from grids.grid import Grid
 from grids.plugin import PluginSpec
+from workers import named
 
 SHOWN: Final = 5  # cells that a message names
 LENIENT: Final = "flexible"  # stands for the lenient rule of whatever grader a cell has
@@ -48,9 +49,11 @@ class Change:
         """
         changes: dict[str, Any] = {}
         evaluation = self.evaluation or {}
-        if self.dataset is not None and self.dataset.revision != cell.dataset_spec.revision:
-            changes = {"dataset": self.dataset.name, "dataset_spec": self.dataset, "holdout": 0}
-            changes["grader"] = self.dataset.grader
+        if self.dataset is not None:
+            given = {"dataset": self.dataset.name, "dataset_spec": self.dataset}
+            if not named.same_questions(cell, cell.model_copy(update=given)):
+                changes = given | {"holdout": 0, "grader": self.dataset.grader}
+        if changes:
             evaluation = {"train_questions": 0, **evaluation}
         if self.grader is not None:
             changes["grader"] = self._grader_for(changes.get("grader", cell.grader), cell)

@@ -130,8 +130,7 @@ def regrade(
     change = Change(grader=check_grader(grader, plugins), plugins=plugins)
     answers, named = Answers(studies, tuple(loaded), of), name or grader
     ended = grade(answers, Store(store), change, named, console(stderr=as_json), replace)
-    _tell(ended, named, of, as_json)
-    raise typer.Exit(int(any(not end.well for end in ended)))
+    raise typer.Exit(int(_tell(ended, named, of, as_json)))
 
 
 def _is_grid(word: str) -> bool:
@@ -152,7 +151,8 @@ def _studies(store: Store, names: list[str]) -> tuple[str, ...]:
 # ---- what changed
 
 
-def _tell(ended: list[Ended], name: str, of: str | None, as_json: bool) -> None:
+def _tell(ended: list[Ended], name: str, of: str | None, as_json: bool) -> bool:
+    """Whether any cell was left out."""
     from analysis.regraded import Pair, changes
 
     done = [end for end in ended if end.well]
@@ -160,7 +160,8 @@ def _tell(ended: list[Ended], name: str, of: str | None, as_json: bool) -> None:
     for end in done:
         paths = end.target.paths
         before = paths.outcomes if of is None else paths.evaluation(of).outcomes
-        pairs.append(Pair(end.target.asked, before, paths.evaluation(name).outcomes))
+        after = paths.evaluation(name).outcomes
+        pairs.append(Pair(end.target.asked, before, after, end.target.trained))
     found, lost = changes(pairs)
     lost += [f"{end.target.asked.label}: {end.how}: {end.told}" for end in ended if not end.well]
     if as_json:
@@ -168,6 +169,7 @@ def _tell(ended: list[Ended], name: str, of: str | None, as_json: bool) -> None:
         options.print_json({**counts, "changes": [change.row() for change in found]})
     else:
         _show(found, lost, ended, name)
+    return bool(lost)
 
 
 def _show(found: list[Change], lost: list[str], ended: list[Ended], name: str) -> None:

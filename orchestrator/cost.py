@@ -99,7 +99,7 @@ def price(todos: Sequence[Todo], store: Store, place: Place, started: bool = Fal
     """What cells take that are handed out in this order; `started`: their workers run already."""
     studies = dict.fromkeys(todo.study for todo in todos)
     known = {study: Known.of(store, study, place.kind) for study in studies}
-    shares = [known[t.study].share(t.size) if t.share is None else t.share for t in todos]
+    shares = [_share(todo, known[todo.study], place) for todo in todos]
     seconds = _seconds(todos, known)
     made, room = Schedule(0.0, (), 0), place.room
     if room is not None:
@@ -118,6 +118,14 @@ def price(todos: Sequence[Todo], store: Store, place: Place, started: bool = Fal
         place=place,
         sources=tuple(one.source for one in known.values()),
     )
+
+
+def _share(todo: Todo, known: Known, place: Place) -> float:
+    """Of a GPU; without one a cell takes a whole slot, whatever its grid asks of GPUs."""
+    if todo.share is not None:
+        return todo.share
+    on_gpus = known.on_gpus if place.kind is None else place.kind
+    return known.share(todo.size) if on_gpus else 1.0
 
 
 def _seconds(todos: Sequence[Todo], known: Mapping[str, Known]) -> list[float]:

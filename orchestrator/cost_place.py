@@ -54,11 +54,12 @@ class Place(NamedTuple):
 
 
 def place(slots: int | None, gpus: int | None, gpu_gigabytes: float | None) -> Place:
-    """As the command line tells; nothing told: this machine. Raises `InputError`."""
+    """As the command line tells; without `gpus`: this machine. Raises `InputError`."""
     if gpu_gigabytes is not None and not gpus:
         raise InputError("--gpu-memory: is of the GPUs that --gpus counts; give --gpus too")
-    if slots is None and gpus is None:
-        return this_machine()
+    if gpus is None:
+        here = this_machine()
+        return here if slots is None else here._replace(slots=slots)
     return Place(slots, gpus, None if gpu_gigabytes is None else int(gpu_gigabytes * 1e9))
 
 

@@ -145,8 +145,7 @@ def _preflight(todo: Sequence[Target]) -> None:
     """Find models and data, and check lengths, before anything starts."""
     from workers import preflight
 
-    # The smallest batch: a data set that is only answered may be smaller than the cell's.
-    preflight.check(target.asked.model_copy(update={"batch": 1}) for target in todo)
+    preflight.check(preflight.scorable(target.asked) for target in todo)
     keeping.check(target.asked for target in todo)
 
 

@@ -10,7 +10,8 @@ from __future__ import annotations
 import multiprocessing
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -49,6 +50,7 @@ class Target:
 
     study: str
     key: str  # of the cell as it was trained
+    trained: Cell
     asked: Cell
     paths: CellPaths
 
@@ -128,7 +130,7 @@ def choose(answers: Answers, store: Store, change: Change, name: str) -> Chosen:
         kept = named.kept(paths, name)
         if kept is not None and kept.get("asked") != named.asked_of_answers(asked, answers.of):
             chosen.other.append(label)
-        chosen.todo.append(Target(study, key, asked, paths))
+        chosen.todo.append(Target(study, key, written, asked, paths))
     return chosen
 
 
@@ -217,8 +219,17 @@ def _regraded(todo: Sequence[Target], name: str, of: str | None) -> Iterator[End
         return
     with _pool(processes) as pool:
         chunks = [todo[i : i + CHUNK] for i in range(0, len(todo), CHUNK)]
-        for made in as_completed([pool.submit(_several, chunk, name, of) for chunk in chunks]):
-            yield from made.result()
+        futures = {pool.submit(_several, chunk, name, of): chunk for chunk in chunks}
+        for future in as_completed(futures):
+            yield from _made(future, futures[future])
+
+
+def _made(future: Future[list[Ended]], chunk: Sequence[Target]) -> list[Ended]:
+    try:
+        return future.result()
+    except BrokenProcessPool:
+        told = "a process that graded died, perhaps for want of memory; give the command again"
+        return [Ended(target, FAILED, told) for target in chunk]
 
 
 @contextmanager

@@ -7,7 +7,7 @@ may be half changed. Leaves out which cells there are and what people are told (
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -106,9 +106,18 @@ def _share_of(cell: Cell, gpus: packing.Gpus | None) -> float:
 def _slots(settings: Settings, share: float | None) -> int:
     import ray
 
-    there = ray.cluster_resources()
-    found = there.get("CPU", 1) if share is None else there.get("GPU", 1) / share
-    return max(1, settings.slots or int(found))
+    there = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    fit = fitting(there, share)
+    return max(1, min(settings.slots or fit, fit))
+
+
+def fitting(nodes: Iterable[Mapping[str, float]], share: float | None) -> int:
+    """Actors that nodes of these resources hold at a time. One more than fit would never start,
+    and its cell would be waited for without an end."""
+    if share is None:
+        return sum(int(node.get("CPU", 0)) for node in nodes)
+    on_one = int(1 / share + 1e-9)  # an actor lies on one GPU
+    return sum(min(int(n.get("CPU", 0)), int(n.get("GPU", 0)) * on_one) for n in nodes)
 
 
 class _Pool:

@@ -11,7 +11,7 @@ from rich.text import Text
 
 from grids.paths import Store
 from orchestrator.cost import of_plan
-from orchestrator.cost_place import Place, this_machine
+from orchestrator.cost_place import Place, place
 from orchestrator.ledger import DONE
 from orchestrator.plan import Plan
 from orchestrator.queue import Queue
@@ -26,8 +26,8 @@ def show_limit(plan: Plan, store: Store, settings: Settings, out: Console) -> No
     """Say it where the plan is predicted to take more."""
     if settings.max_gpu_hours is None or not plan.todo:
         return
-    place = Place(settings.slots) if settings.address or settings.slots else this_machine()
-    priced = of_plan(plan, store, place)
+    where = Place(settings.slots) if settings.address else place(settings.slots, None, None)
+    priced = of_plan(plan, store, where)
     value, low, high, n = priced.hours
     if value <= settings.max_gpu_hours:
         return

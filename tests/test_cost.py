@@ -290,3 +290,18 @@ def test_without_a_gpu_this_machine_is_its_cores(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     found = cost_place.this_machine()
     assert found.gpus is None and found.slots == len(os.sched_getaffinity(0))
+
+
+def test_gpus_of_a_grid_count_for_nothing_without_a_gpu(store: Store) -> None:
+    whole, asked = (
+        cost.of_plan(make_plan([grid(seeds=[0], base=base)], store), store, Place(slots=1))
+        for base in ({"rounds": 20}, {"rounds": 20, "gpus": 0.25})
+    )
+    assert asked.hours == whole.hours and not asked.on_gpus
+
+
+def test_slots_alone_are_of_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cost_place, "_gpu_memory", lambda: [80 << 30] * 2)
+    assert cost_place.place(3, None, None) == Place(3, 2, 80 << 30)
+    monkeypatch.setattr(cost_place, "_gpu_memory", list)
+    assert cost_place.place(3, None, None) == Place(3)

@@ -184,3 +184,26 @@ def test_the_command_names_it_and_overwrites_nothing(banditgrid, grid_file, grid
     assert ran.code == 0, ran.err
     page = (tmp_path / "report-lenient.html").read_text()
     assert "evaluation lenient, beside the runs" in page
+
+
+def test_no_mean_is_of_several_settings(grid, store):
+    """One seed of three was scored otherwise: it is in no number; of two and two, none is."""
+    cells = [cell for cell in grid.cells() if cell.rollouts == 1]
+    for cell in grid.cells():
+        file = store.study(grid.study).cell(cell.key).cell
+        file.write_text(cell.model_dump_json(), encoding="utf-8")
+
+    def asked(cell, form):
+        record = store.study(grid.study).cell(cell.key).evaluation(NAME).record
+        write_json(record, json.loads(record.read_text()) | {"asked": {"kind": form}})
+
+    asked(cells[0], "other")
+    rows = make_table(grid, study_of(grid, store)).rows
+    assert rows[0].estimates["final_test"].value == pytest.approx(0.75)
+    assert "s0 unfinished: evaluation lenient is of other settings than most" in rows[0].details[0]
+    assert rows[1].estimates["final_test"].n == 3
+    for cell in cells[1:]:
+        asked(cell, "other")
+    rows = make_table(grid, study_of(grid, store)).rows
+    assert [row.estimates["final_test"].n for row in rows] == [0, 0]
+    assert "than as many others" in rows[1].details[0]

@@ -9,13 +9,16 @@ from pathlib import Path
 
 import pytest
 
+from grids import catalog
+from grids.cell import Cell
 from grids.load import load_grid
 from grids.paths import Store, read_json, write_json
+from orchestrator import scorers
 from orchestrator.change import Change
 from orchestrator.evaluating import choose
 from tests.rescoring import own_files, trained
 from tests.test_cli import banditgrid  # noqa: F401  (a fixture)
-from workers import named
+from workers import named, preflight
 
 GRID = """
 name: small
@@ -173,3 +176,36 @@ def test_the_record_is_json_that_says_what_was_asked(place):
     form = json.loads(json.dumps(named.asked_of_weights(asked)))
     assert form == named.asked_of_weights(asked)  # so that what is read compares equal
     assert form["eval"]["samples"] == 4 and form["kind"] == "evaluate"
+
+
+@pytest.mark.parametrize(
+    ("nodes", "share", "fit"),
+    [
+        ([{"CPU": 4.0, "GPU": 2.0}], 0.6, 2),  # 1.2 GPUs are not one and a bit
+        ([{"CPU": 16.0, "GPU": 1.0}], 0.05, 16),
+        ([{"CPU": 64.0, "GPU": 1.0}], 0.05, 20),
+        ([{"CPU": 64.0, "GPU": 1.0}], 0.1, 10),
+        ([{"CPU": 8.0}, {"CPU": 1.0, "GPU": 4.0}], 1.0, 1),
+        ([{"CPU": 2.0}, {"CPU": 3.0, "GPU": 1.0}], None, 5),
+    ],
+)
+def test_no_more_scorers_than_the_nodes_hold(nodes, share, fit):
+    assert scorers.fitting(nodes, share) == fit
+
+
+def test_data_sets_of_one_revision_are_told_apart():
+    cell = Cell(model="tiny-qwen2", dataset="rg-knights-knaves")
+    other = Change(dataset=catalog.DATASETS["rg-syllogism"]).of(cell)
+    assert other.dataset == "rg-syllogism" and other.base_key != cell.base_key
+    assert other.eval.train_questions == 0
+    same = Change(dataset=catalog.DATASETS["rg-knights-knaves"]).of(cell)
+    assert same == cell and named.same_questions(same, cell)
+    assert not named.same_questions(other, cell)
+
+
+def test_a_cell_rewarded_by_steps_is_scored_where_there_are_none():
+    cell = Cell(model="tiny-qwen2", dataset="tiny-sums", reward="steps")
+    asked = Change(dataset=catalog.DATASETS["tiny-boxed"]).of(cell)
+    assert preflight.scorable(asked).reward == "correct"
+    assert preflight.scorable(asked).base_key == asked.base_key
+    preflight.check([preflight.scorable(asked)])

@@ -11,6 +11,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from grids import plugin
+from grids.catalog import DatasetSpec, pinned
+from grids.cell import Cell
 from grids.errors import InputError
 from grids.paths import CellPaths, read_json
 from orchestrator.change import Change
@@ -18,7 +20,7 @@ from tests.rescoring import own_files, trained
 from workers.data import load_questions
 from workers.grading import GRADERS
 from workers.lease import Held, held
-from workers.regrade import regrade_cell
+from workers.regrade import golds_of, regrade_cell
 
 PLUGIN = """
 from workers.grading import Grade
@@ -184,3 +186,12 @@ def test_a_kill_leaves_nothing_half_written(made):
 def test_grading_needs_no_torch():
     code = "import sys, workers.regrade, orchestrator.regrading; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_a_question_of_both_splits_has_the_answer_of_its_own(tmp_path):
+    for split, gold in (("train", "1"), ("test", "2")):
+        line = json.dumps({"question": "same?", "answer": gold})
+        (tmp_path / f"{split}.jsonl").write_text(line + "\n")
+    spec = pinned(DatasetSpec(name="both", path=str(tmp_path)))
+    found = golds_of(Cell(model="tiny-qwen2", dataset="both", dataset_spec=spec))
+    assert {split: gold for (split, _), gold in found.items()} == {"train": "1", "test": "2"}

@@ -76,3 +76,15 @@ def test_a_file_that_cannot_be_read_leaves_its_cell_out(tmp_path):
     bad.after.write_bytes(b"none")
     found, lost = changes([good, bad])
     assert found[1].n == 1 and len(lost) == 1 and lost[0].startswith(f"{bad.cell.label}: ")
+
+
+def test_arms_that_were_trained_under_two_graders_stay_two(tmp_path):
+    strict, lenient = cell_of(), cell_of(grader="gsm8k-flexible")
+    asked = strict.model_copy(update={"grader": "gsm8k-flexible"})
+    one = pair_of(tmp_path, strict, (0, 0, 1, 1), (1, 1, 1, 1))
+    other = pair_of(tmp_path, lenient, (0, 0, 0, 1), (0, 0, 0, 1))
+    pairs = [p._replace(cell=asked, trained=c) for p, c in ((one, strict), (other, lenient))]
+    arms = [change for change in changes(pairs)[0] if change.arm != "base"]
+    assert {(c.arm, c.n, c.difference.value) for c in arms} == {
+        ("(32,1,0) raw grader=gsm8k", 1, 0.5), ("(32,1,0) raw grader=gsm8k-flexible", 1, 0.0),
+    }  # fmt: skip

@@ -2,6 +2,8 @@
 
 import json
 import shutil
+from concurrent.futures import Future
+from concurrent.futures.process import BrokenProcessPool
 
 import numpy as np
 import pytest
@@ -189,5 +191,16 @@ def test_cells_whose_record_is_damaged_are_graded_anew(banditgrid, place):  # no
     found.record.write_text("{")
     assert "1 cells regraded as flexible; 5 were there" in banditgrid(*words).out
     assert found.record.read_bytes() == whole
-    write_json(found.record, {"key": "x"})
+    for path, damaged in ((found.record, b'{"key": "x"}'), (found.outcomes, b"PAR1 cut short")):
+        path.write_bytes(damaged)
+        assert "1 cells regraded as flexible; 5 were there" in banditgrid(*words).out
+        assert found.record.read_bytes() == whole
+    write_json(found.record, json.loads(whole) | {"asked": {"kind": "x"}})
     refused(banditgrid(*words), "is there already, of other settings")
+
+
+def test_a_process_that_dies_fails_its_cells_alone():
+    dead, target = Future(), object()
+    dead.set_exception(BrokenProcessPool("gone"))
+    (end,) = regrading._made(dead, [target])
+    assert end.target is target and not end.well and "a process that graded died" in end.told

@@ -13,6 +13,7 @@ from orchestrator.change import Change
 from tests.rescoring import own_files, trained
 from workers.lease import Held, held
 from workers.rescore import evaluate_cell
+from workers.scores import kept_base
 
 
 @pytest.fixture(scope="module")
@@ -115,3 +116,13 @@ def test_the_evaluation_changes_nothing_but_itself(made):
     record = read_json(evaluate(made, asked).record)
     assert record["key"] == made.cell.key != asked.key
     assert record["final"]["test/tokens"] <= 9 and record["max_response"] == 9
+
+
+def test_a_shared_base_that_is_damaged_or_gone_counts_as_none(made, tmp_path):
+    shared = shutil.copytree(made.shared, tmp_path / "damaged")
+    rows = shared / made.cell.base_key / "outcomes.parquet"
+    assert kept_base(made.cell, shared) is not None
+    rows.write_bytes(rows.read_bytes()[:1000])
+    assert kept_base(made.cell, shared) is None
+    rows.unlink()
+    assert kept_base(made.cell, shared) is None

@@ -24,6 +24,13 @@ from workers.writing import remove
 EVALUATE, REGRADE = "evaluate", "regrade"
 NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
+# What is read of `evaluation.json`; a record without one of them is none.
+NEEDED: Final = {
+    "kind", "asked", "source", "round", "grader", "dataset", "dataset_spec", "eval",
+    "max_response", "base", "final",
+}  # fmt: skip
+MAGIC: Final = b"PAR1"  # a whole parquet file begins and ends with it
+
 Record = dict[str, Any]
 
 
@@ -50,9 +57,29 @@ def asked_of_answers(cell: Cell, of: str | None) -> Record:
 
 
 def kept(paths: CellPaths, name: str) -> Record | None:
-    """The record of a named evaluation, or None where there is none."""
+    """The record of a named evaluation, or None where there is no whole one."""
     found = paths.evaluation(name)
-    return read_mark(found.record) if found.outcomes.is_file() else None
+    record: Any = read_mark(found.record)
+    whole = isinstance(record, dict) and record.keys() >= NEEDED and _is_parquet(found.outcomes)
+    return record if whole else None
+
+
+def _is_parquet(path: Path) -> bool:
+    """Its end is there, and so, as files are cut short at their end, is the rest."""
+    try:
+        with path.open("rb") as file:
+            begin = file.read(len(MAGIC))
+            file.seek(-2 * len(MAGIC), os.SEEK_END)
+            length, end = int.from_bytes(file.read(len(MAGIC)), "little"), file.read()
+            return begin == end == MAGIC and 0 < length <= file.tell() - 3 * len(MAGIC)
+    except OSError:  # missing, or shorter than that
+        return False
+
+
+def same_questions(one: Cell, other: Cell) -> bool:
+    """Whether two cells are asked the same: rows and prompt, whatever the data set is called."""
+    forms = [keys.base(cell) for cell in (one, other)]
+    return all(forms[0][name] == forms[1][name] for name in ("dataset", "prompt"))
 
 
 def is_same(record: Mapping[str, Any], asked: Record, source: Record) -> bool:

@@ -15,6 +15,12 @@ from workers.models import check_context, model_folder
 from workers.rewards import check_solutions
 
 
+def scorable(asked: Cell) -> Cell:
+    """The cell without what training alone asks of its data set: one that is only answered may be
+    smaller than a batch, and need no worked solutions."""
+    return asked.model_copy(update={"batch": 1, "reward": "correct"})
+
+
 def check(cells: Iterable[Cell]) -> list[str]:
     """Load every data set and find every model that the cells name.
 

@@ -179,13 +179,14 @@ class _Rows:
         self.texts: list[str] = table["completion"].to_pylist()
         self.tokens: list[int] = table["tokens"].to_pylist()
         questions: list[str] = table["question"].to_pylist()
+        splits = ["test" if split == "test" else "train" for split in table["split"].to_pylist()]
         try:
-            self.golds = [golds[question] for question in questions]
+            self.golds = [golds[pair] for pair in zip(splits, questions, strict=True)]
         except KeyError as error:
             raise InputError(
-                f"{asked.label}: question {error.args[0]} of its stored answers is not in the data "
-                f"set {asked.dataset} (revision {asked.dataset_spec.revision}); name the copy that "
-                "it was trained with: --data DIR"
+                f"{asked.label}: question {error.args[0][1]} of its stored answers is not in the "
+                f"data set {asked.dataset} (revision {asked.dataset_spec.revision}); name the "
+                "copy that it was trained with: --data DIR"
             ) from None
 
     def grades(self, verdicts: Verdicts) -> Sequence[Grade | str]:
@@ -223,7 +224,7 @@ def _mean(graded: _Graded, column: str, chosen: Vector) -> float:
 
 # ---- graders and right answers
 
-Golds = dict[str, str]
+Golds = dict[tuple[str, str], str]  # a question of both splits may have two answers
 _verdicts_by: dict[tuple[str, str | None], Verdicts] = {}
 
 
@@ -243,7 +244,7 @@ def _function(asked: Cell, grader: str) -> Callable[[str, str], Grade]:
 
 
 def golds_of(cell: Cell) -> Golds:
-    """Question -> right answer, of both splits. Raises as `load_questions`."""
+    """(split, question) -> right answer; `val` is of `train`. Raises as `load_questions`."""
     plugins = [spec.model_dump_json() for spec in cell.plugin_specs]
     return _golds(cell.dataset_spec.model_dump_json(), tuple(plugins))
 
@@ -254,4 +255,5 @@ def _golds(spec: str, plugins: tuple[str, ...]) -> Golds:
 
     makers = [PluginSpec.model_validate_json(text) for text in plugins]
     found = load_questions(DatasetSpec.model_validate_json(spec), makers)
-    return {question.id: question.gold for question in (*found.train, *found.test)}
+    splits = {"train": found.train, "test": found.test}
+    return {(split, one.id): one.gold for split, own in splits.items() for one in own}

@@ -21,6 +21,7 @@ from workers.journal import write_outcomes
 from workers.lease import Lease, held
 from workers.models import Policy, check_context
 from workers.named import Record
+from workers.preflight import scorable
 from workers.provenance import provenance
 from workers.scores import Scores
 
@@ -52,7 +53,7 @@ def evaluate_cell(cell: Cell, asked: Cell, name: str, directory: Path, shared: P
         scores = Scores(asked, questions, engine, lease, shared)
         base = scores.base()
         round = _take_weights(cell, lease, policy)
-        trained_on = asked.dataset_spec.revision == cell.dataset_spec.revision
+        trained_on = named.same_questions(asked, cell)
         final = scores.final(round, with_seen=trained_on)
         scored = {"base": base, "final": final}
         record = _record(cell, asked, name, round, scored, questions.notes)
@@ -60,11 +61,6 @@ def evaluate_cell(cell: Cell, asked: Cell, name: str, directory: Path, shared: P
         made = provenance(questions.notes)
         named.write(lease, record, lambda path: write_outcomes(path, rows), made)
         return record
-
-
-def scorable(asked: Cell) -> Cell:
-    """The cell with the smallest batch: a data set that is only answered may be smaller than it."""
-    return asked.model_copy(update={"batch": 1})
 
 
 def _take_weights(cell: Cell, lease: Lease, policy: Policy) -> int:

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pyarrow as pa
+
 from grids import outcome
 from grids.cell import Cell
 from grids.paths import read_mark
@@ -69,8 +71,11 @@ class Scores:
 
 
 def kept_base(cell: Cell, shared: Path) -> Evaluated | None:
-    """The base evaluation that some cell left for all of its kind, or None."""
+    """The base evaluation that some cell left for all of its kind, or None where none is whole."""
     folder = shared / cell.base_key
     if (metrics := read_mark(folder / METRICS_FILE)) is None:
         return None
-    return Evaluated(read_outcomes(folder / outcome.OUTCOMES_FILE), metrics)
+    try:
+        return Evaluated(read_outcomes(folder / outcome.OUTCOMES_FILE), metrics)
+    except (pa.ArrowException, OSError):  # damaged or gone: to be made again
+        return None
