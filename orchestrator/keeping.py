@@ -16,7 +16,7 @@ import subprocess
 import sys
 import tempfile
 import uuid
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -128,21 +128,27 @@ def check(cells: Iterable[Cell]) -> None:
             json.dumps({"registry": registry, "name": name, "cell": _elsewhere(cell, Path(folder))})
             for (_, registry, name), cell in asked.items()
         ]
-        _try("\n".join(lines))
+        specs = (spec for cell in asked.values() for spec in cell.plugin_specs)
+        _try("\n".join(lines), {str(_copy_of(s, Path(folder))): s.path for s in specs})
+
+
+def _copy_of(spec: PluginSpec, folder: Path) -> Path:
+    return folder / spec.digest.replace(":", "-") / Path(spec.path).name
 
 
 def _elsewhere(cell: Cell, folder: Path) -> str:
     """The cell as JSON, its plug-ins copied: what counts of them must do without the rest."""
     specs = []
     for spec in cell.plugin_specs:
-        place = folder / spec.digest.replace(":", "-")
+        place = _copy_of(spec, folder)
         if not place.exists():
-            copied(Path(spec.path), place)
-        specs.append(spec.model_copy(update={"path": str(place / Path(spec.path).name)}))
+            copied(Path(spec.path), place.parent)
+        specs.append(spec.model_copy(update={"path": str(place)}))
     return cell.model_copy(update={"plugin_specs": tuple(specs)}).model_dump_json()
 
 
-def _try(lines: str) -> None:
+def _try(lines: str, planned: Mapping[str, str]) -> None:
+    """Paths of copies are told as those that people know."""
     try:
         done = subprocess.run(
             [sys.executable, "-m", "workers.trying"], input=lines, text=True,
@@ -153,9 +159,10 @@ def _try(lines: str) -> None:
             f"trying the plug-ins took more than {TRY_SECONDS:g} s; mend what takes so long"
         ) from None
     if done.returncode == 2:
-        raise InputError(done.stderr.strip().rpartition("error: ")[2])
+        told = done.stderr.strip().rpartition("error: ")[2]
+        for copy, path in planned.items():
+            told = told.replace(copy, path)
+        raise InputError(told)
     if done.returncode != 0:
-        told = done.stderr.strip().splitlines()
-        raise InputError(
-            f"trying the plug-ins ended with code {done.returncode}: {told[-1] if told else ''}"
-        )
+        last = (done.stderr.strip().splitlines() or [""])[-1]
+        raise InputError(f"trying the plug-ins ended with code {done.returncode}: {last}")
