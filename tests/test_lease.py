@@ -266,11 +266,12 @@ def test_a_store_that_is_briefly_unwritable_is_waited_for(
     mine = acquire(paths, "cell")
     mine.append(paths.journal, ['{"round": 0}\n'])
     paths.journal.rename(paths.directory / "kept")
-    paths.journal.mkdir()  # what cannot be opened for appending, root or not
+    # What cannot be opened for appending, root or not; and is mended in one step.
+    (paths.directory / "folder").mkdir()
+    paths.journal.symlink_to("folder")
 
     def mend() -> None:
-        paths.journal.rmdir()
-        (paths.directory / "kept").rename(paths.journal)
+        (paths.directory / "kept").replace(paths.journal)
 
     threading.Timer(0.5, mend).start()
     mine.append(paths.journal, ['{"round": 1}\n'], durable=True)
