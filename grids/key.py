@@ -126,6 +126,8 @@ def _inert(cell: Cell) -> set[str]:
         inert |= {"ema_decay"}
     if cell.aggregation != "token_mean_micro_batch" and cell.aggregation in AGGREGATIONS:
         inert |= {"micro_batch"}
+    if cell.lora_rank == 0:
+        inert |= {"lora_alpha", "lora_targets"}
     if cell.engine == "transformers":
         inert |= {"importance_correction"}
     return inert

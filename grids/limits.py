@@ -142,8 +142,6 @@ def _check_clip(cell: Cell) -> None:
 
 # Values that the schema has and no worker computes yet: refused, never silently ignored.
 NOT_BUILT: dict[str, tuple[Any, ...]] = {
-    "engine": ("vllm",),
-    "importance_correction": (True,),
 }
 
 
@@ -152,5 +150,3 @@ def _check_built(cell: Cell) -> None:
         if (got := getattr(cell, name)) in values:
             default = type(cell).model_fields[name].default
             raise ValueError(f"{name}: {got!r} is not built yet; allowed: {default!r}")
-    if cell.lora_rank:
-        raise ValueError(f"lora_rank: {cell.lora_rank} is not built yet; allowed: 0")

@@ -50,6 +50,9 @@ GRAD_NORM: Final = "update/grad_norm"
 CLIP_SHARE: Final = "update/clip_share"  # of tokens, where an update is off-policy
 TRAINED_TOKENS: Final = "update/tokens"  # of responses that took a forward and backward pass
 UPDATES: Final = "update/count"
+# Of tokens that took a pass: |log p of the engine that drew them - log p of the trainer|, nats.
+ENGINE_GAP: Final = "engine/log_p_gap"  # mean; absent where the trainer's own model drew them
+ENGINE_GAP_MAX: Final = "engine/log_p_gap_max"
 
 BASE_PREFIX: Final = "base/"
 FINAL_PREFIX: Final = "final/"

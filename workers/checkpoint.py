@@ -1,9 +1,10 @@
 """Checkpoints of a cell: weights, optimiser state, replay, round; written whole or not at all.
 
 A checkpoint is a folder named by its round, made under another name and renamed when complete. The
-weights are an ordinary model folder that others can load; the optimiser's state and the replay are
-read without unpickling code (`weights_only`). The last two are kept. Leaves out the prompt order
-and sampling, which need no state (`sampling.py`), and the reference model, which is the base.
+weights are an ordinary model folder that others can load, with LoRA peft's folder of the adapters
+alone; the optimiser's state and the replay are read without unpickling code (`weights_only`). The
+last two are kept. Leaves out the prompt order and sampling, which need no state (`sampling.py`),
+and the reference model, which is the base.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from safetensors.torch import load_file
 
 from grids.errors import InputError
 from grids.paths import read_json, write_json
+from workers import adapters, ranks, sharding
 from workers.lease import Lease
 
 logger = logging.getLogger(__name__)
@@ -118,7 +120,8 @@ def _weights(folder: Path, key: str) -> Weights:
             "to its own cell's folder"
         )
     index = read_json(folder / "model.safetensors.index.json") or {}
-    parts = set(index.get("weight_map", {"": "model.safetensors"}).values())
+    own = adapters.WEIGHTS if (folder / adapters.WEIGHTS).is_file() else "model.safetensors"
+    parts = set(index.get("weight_map", {"": own}).values())
     weights: dict[str, Any] = {}
     for part in sorted(parts):
         weights |= load_file(folder / part)
@@ -126,18 +129,21 @@ def _weights(folder: Path, key: str) -> Weights:
 
 
 def save(
-    lease: Lease, round: int, key: str, model: Any, optimizer: Any, memory: dict[str, Any]
-) -> None:
+    lease: Lease | ranks.Lent, round: int, key: str, model: Any, optimizer: Any,
+    memory: dict[str, Any],
+) -> None:  # fmt: skip
     """Write the checkpoint of a round, under the cell's lease, and take away all but the last two.
 
     Raises `OSError`, naming the folder and what is still there, where it cannot be written (a full
     disk): nothing is left of it, and the checkpoints before it are as they were.
     """
     folder = lease.paths.checkpoint / f"{round:06d}"
+    gathered = sharding.gathered_weights(model)
+    optimized = sharding.full(optimizer.state_dict())
 
     def attempt() -> None:
         made = lease.scratch(folder.name)
-        _write(made, folder, round, key, model, optimizer, memory)
+        _write(made, folder, round, key, model, gathered, optimized, memory)
         folder.parent.mkdir(exist_ok=True)
         lease.discard(folder)
         lease.put(made, folder)
@@ -147,14 +153,17 @@ def save(
 
 
 def _write(
-    scratch: Path, folder: Path, round: int, key: str, model: Any, optimizer: Any,
-    memory: dict[str, Any],
+    scratch: Path, folder: Path, round: int, key: str, model: Any,
+    weights: dict[str, Any] | None, optimizer: dict[str, Any], memory: dict[str, Any],
 ) -> None:  # fmt: skip
-    """All files of what will be `folder`, on the disk itself."""
+    """All files of what will be `folder`, on the disk itself; `weights`: where not the model's."""
     try:
         scratch.mkdir()
-        model.save_pretrained(scratch, safe_serialization=True)
-        torch.save(optimizer.state_dict(), scratch / OPTIMIZER)
+        if adapters.is_adapted(model):
+            adapters.save(model, scratch)
+        else:
+            model.save_pretrained(scratch, safe_serialization=True, state_dict=weights)
+        torch.save(optimizer, scratch / OPTIMIZER)
         torch.save(memory, scratch / MEMORY)
         write_json(scratch / MARK, {"round": round, "key": key})
         _sync(scratch)
@@ -209,12 +218,15 @@ def sweep(lease: Lease) -> None:
 def restore(checkpoint: Checkpoint, model: Any, optimizer: Any) -> None:
     """Put a checkpoint into a model of the same class and an optimiser over its parameters."""
     restore_weights(checkpoint, model)
-    optimizer.load_state_dict(checkpoint.optimizer)
+    sharding.load_optimizer(optimizer, checkpoint.optimizer)
 
 
 def restore_weights(kept: Checkpoint | Weights, model: Any) -> None:
     """Put weights alone into a model of the same class."""
-    missing = set(model.load_state_dict(kept.weights, strict=False).missing_keys)
+    if adapters.is_adapted(model):
+        adapters.load(model, kept.weights, kept.folder)
+        return
+    missing = set(sharding.load_weights(model, kept.weights).missing_keys)
     tied = set(getattr(model, "_tied_weights_keys", None) or ())
     if missing - tied:
         raise ValueError(f"{kept.folder} lacks weights: {sorted(missing - tied)[:3]}")

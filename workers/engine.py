@@ -1,8 +1,9 @@
-"""Generation: prompts in, responses out, with transformers' own `generate`.
+"""Generation: prompts in, responses out; what every engine does, and transformers' own `generate`.
 
 Sampling is by inversion: one uniform number per (row, token) goes through the distribution function
 of the next token, so that a response depends on its own numbers and not on what else is in the
-batch. Leaves out where the numbers come from (`sampling.py`) and vLLM.
+batch, nor, but for rounding, on the engine. Leaves out where the numbers come from (`sampling.py`)
+and vLLM (`vllm_engine.py`).
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -25,14 +26,63 @@ from workers.passes import left_padded
 
 @dataclass(frozen=True)
 class Response:
-    """Token ids, the stop token included; `truncated` where none came in time."""
+    """Token ids, the stop token included; `truncated` where none came in time.
+
+    `log_p_T` are the log-probabilities with which another program than the trainer drew the tokens;
+    None where the trainer's own model drew them, or where they are greedy.
+    """
 
     ids: list[int]
     truncated: bool
+    log_p_T: Tensor | None = None
+
+
+class Engine(Protocol):
+    """What answers prompts with the policy as it is at the time of the call."""
+
+    policy: Policy
+
+    def generate(
+        self,
+        prompts: Sequence[Sequence[int]],
+        max_tokens: int,
+        uniforms_R_T: np.ndarray | None = None,
+        temperature: float = 1.0,
+    ) -> list[Response]:
+        """One response to each prompt, in the prompts' order.
+
+        Args:
+            prompts: token ids.
+            max_tokens: of a response.
+            uniforms_R_T: numbers in [0, 1) that choose the tokens; None: greedy.
+            temperature: of the sampling.
+        """
+        ...
+
+
+def inverted(scores_R_V: Tensor, uniforms_R: Tensor, temperature: float) -> Tensor:
+    """Tokens that uniform numbers pick, shape (R,): F(token - 1) <= u < F(token).
+
+    Args:
+        scores_R_V: logits of the next token.
+        uniforms_R: float64 numbers in [0, 1).
+        temperature: divides the logits.
+    """
+    heated_R_V = scores_R_V if temperature == 1 else scores_R_V.double() / temperature
+    distribution_R_V = heated_R_V.softmax(-1, dtype=torch.float64).cumsum_(-1)
+    # The last value is 1 but for rounding: scaling by it keeps every u below it.
+    u_R_1 = uniforms_R[:, None] * distribution_R_V[:, -1:]
+    chosen_R_1 = torch.searchsorted(distribution_R_V, u_R_1, right=True)
+    return chosen_R_1.clamp_(max=scores_R_V.shape[1] - 1)[:, 0]
+
+
+def only(scores_R_V: Tensor, chosen_R: Tensor) -> Tensor:
+    """Scores that leave each row its chosen token alone."""
+    return torch.full_like(scores_R_V, -torch.inf).scatter_(1, chosen_R[:, None], 0.0)
 
 
 class Inversion(LogitsProcessor):
-    """Leaves only the token that a row's uniform number picks: F(token - 1) <= u < F(token)."""
+    """Leaves only the token that a row's uniform number picks."""
 
     def __init__(self, uniforms_R_T: Tensor, temperature: float, prompt_length: int) -> None:
         self.uniforms_R_T = uniforms_R_T
@@ -41,13 +91,7 @@ class Inversion(LogitsProcessor):
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
         step = input_ids.shape[1] - self.prompt_length
-        heated = scores if self.temperature == 1 else scores.double() / self.temperature
-        distribution_R_V = heated.softmax(-1, dtype=torch.float64).cumsum_(-1)
-        # The last value is 1 but for rounding: scaling by it keeps every u below it.
-        u_R_1 = self.uniforms_R_T[:, step : step + 1] * distribution_R_V[:, -1:]
-        chosen_R_1 = torch.searchsorted(distribution_R_V, u_R_1, right=True)
-        chosen_R_1 = chosen_R_1.clamp(max=scores.shape[1] - 1)
-        return torch.full_like(scores, -torch.inf).scatter(1, chosen_R_1, 0.0)
+        return only(scores, inverted(scores, self.uniforms_R_T[:, step], self.temperature))
 
 
 class TransformersEngine:
@@ -65,10 +109,7 @@ class TransformersEngine:
         uniforms_R_T: np.ndarray | None = None,
         temperature: float = 1.0,
     ) -> list[Response]:
-        """One response to each prompt: sampled by `uniforms_R_T`, or greedy where it is None.
-
-        Prompts of like length share a pass; the order of the answers is that of the prompts.
-        """
+        """See `Engine.generate`. Prompts of like length share a pass."""
         order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
         responses: dict[int, Response] = {}
         for start in range(0, len(order), self.width):

@@ -13,8 +13,9 @@ import numpy as np
 
 from grids import outcome
 from grids.cell import Cell
+from workers import ranks
 from workers.data import Question, Questions
-from workers.engine import Response, TransformersEngine
+from workers.engine import Engine, Response
 from workers.grading import Grade
 from workers.sampling import fixed_subset, uniforms
 from workers.scoring import check_unscored, grade
@@ -35,7 +36,7 @@ class Evaluated:
 class Evaluator:
     """Scores one cell's policy on the test set, the fixed train subset and held-out questions."""
 
-    def __init__(self, cell: Cell, questions: Questions, engine: TransformersEngine) -> None:
+    def __init__(self, cell: Cell, questions: Questions, engine: Engine) -> None:
         self.cell = cell
         self.engine = engine
         revision = cell.dataset_spec.revision
@@ -82,9 +83,8 @@ class Evaluator:
         told = {(q.id, k): r for (q, k), r in zip(asked, made, strict=True)}
         about = {"phase": phase, "round": round, "split": split}
         about["decoding"] = "sampled" if sampled else "greedy"
-        rows = [
-            about | self._row(q, k, told.get((q.id, k))) for q in questions for k in range(samples)
-        ]
+        every = [(q, k) for q in questions for k in range(samples)]
+        rows = ranks.told(lambda: [about | self._row(q, k, told.get((q.id, k))) for q, k in every])
         failed = sum(row["correct"] != row["correct"] for row in rows)  # NaN alone differs
         check_unscored(failed, len(rows), cell)
         return rows

@@ -18,7 +18,9 @@ import pyarrow.parquet as pq
 
 from grids.outcome import OUTCOME_COLUMNS
 from grids.paths import read_lines
+from workers import ranks
 from workers.lease import Lease
+from workers.ranks import Lent
 
 _SCHEMA = pa.schema(
     [
@@ -33,12 +35,12 @@ _SCHEMA = pa.schema(
 class Journal:
     """Writes the line-by-line files of one cell, under its lease."""
 
-    def __init__(self, lease: Lease) -> None:
+    def __init__(self, lease: Lease | Lent) -> None:
         self.lease, self.paths = lease, lease.paths
 
     def rounds(self) -> list[dict[str, Any]]:
-        """The lines so far; a half-written last line is not one."""
-        return read_lines(self.paths.journal)
+        """The lines so far; a half-written last line is not one. All processes of a cell ask."""
+        return ranks.told(lambda: read_lines(self.paths.journal))
 
     def cut_back(self, last_round: int) -> None:
         """Drop all lines of later rounds, for they will be written again.

@@ -234,7 +234,7 @@ class Lease(Writing):
         self.folder = _folder(paths, epoch)
         self.began = now()
         self.is_lost = False
-        self._inode = _inode(self.folder)
+        self._inode = inode(self.folder)
         self._about, self._beat = about, 0
         self._sweep()
         self._lock = self._locked()
@@ -301,7 +301,7 @@ class Lease(Writing):
 
     def check(self) -> None:
         """Raise `Lost` where the lease was taken over."""
-        if self.is_lost or _inode(self.folder) not in (self._inode, UNKNOWN):
+        if self.is_lost or inode(self.folder) not in (self._inode, UNKNOWN):
             self.is_lost = True
             raise Lost(f"the lease of {self.paths.directory} was taken over by another worker")
 
@@ -311,7 +311,7 @@ def now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
-def _inode(folder: Path) -> int | None:
+def inode(folder: Path) -> int | None:
     """Of the folder; None where there is none, `UNKNOWN` where the file system does not answer."""
     try:
         return folder.stat().st_ino

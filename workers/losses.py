@@ -97,6 +97,23 @@ KLS: dict[str, KL] = {"k1": k1, "k2": k2, "k3": k3}
 LOSSES: dict[str, TokenLoss] = {}
 
 
+# Truncated importance sampling: the most that a token may weigh under the trainer's policy over the
+# engine's (Yao et al. 2025, "Your efficient RL framework secretly brings you off-policy RL
+# training"; C = 2 there and in verl's rollout correction).
+CORRECTION_CAP = 2.0
+
+
+def corrected(weights: Tensor, log_p: Tensor, log_engine: Tensor) -> Tensor:
+    """Token weights times the policy that is trained over the program that drew the tokens.
+
+    Args:
+        weights: of the token losses.
+        log_p: of the tokens, under the policy that sampled, as the trainer computes it.
+        log_engine: the same, as the engine computed it; all of one shape.
+    """
+    return weights * (log_p - log_engine).exp().clamp(max=CORRECTION_CAP)
+
+
 def clipped(
     ratio: Tensor, advantages: Tensor, low: float, high: float, dual: float | None
 ) -> Tensor:

@@ -1,7 +1,7 @@
 """A cell's base model and tokenizer, in float32, from a local folder or the hub.
 
-Never runs a model's own code. Leaves out generation (`engine.py`), training (`trainer.py`) and what
-is kept of a model for the next cell (`warm.py`).
+Never runs a model's own code. Leaves out what adapters are (`adapters.py`), generation
+(`engine.py`), training (`trainer.py`) and what is kept of a model for the next cell (`warm.py`).
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import Any
 from grids.catalog import ModelSpec
 from grids.cell import Cell
 from grids.errors import InputError
+from workers.adapters import adapted
 from workers.data import not_to_be_had, quiet_hub
 
 WEIGHTS = ("*.safetensors", "*.safetensors.index.json")
@@ -77,7 +78,7 @@ def load_tokenizer(folder: Path) -> Any:
 
 def load_policy(cell: Cell) -> Policy:
     """The base model of a cell, ready to be trained where this machine trains."""
-    return placed(load_base(cell.model_spec))
+    return placed(adapted(load_base(cell.model_spec), cell))
 
 
 def load_base(spec: ModelSpec) -> Policy:

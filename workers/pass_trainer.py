@@ -28,10 +28,12 @@ from trl.trainer import add_fused_lm_head
 
 from grids import outcome
 from grids.cell import Cell
-from workers.losses import clip_bounds
+from workers import adapters, ranks
+from workers.losses import clip_bounds, corrected
 from workers.models import Policy
-from workers.passes import Row, packed, padded, pass_bounds
+from workers.passes import NOTHING, Row, dealt, padded, pass_bounds
 from workers.plugins import function
+from workers.sharding import shard, square_norm
 
 TRLS_LOSS = "clip"  # PPO's, with the dual clip: TRL computes it
 
@@ -53,9 +55,14 @@ class PassTrainer(GRPOTrainer):
         policy.model.config._name_or_path = str(policy.folder)
         super().__init__(model=policy.model, processing_class=policy.tokenizer, **options)
         self.beta = 0.0  # TRL made the reference; the KL is ours
+        if cell.lora_rank and cell.kl > 0:
+            self.ref_model = adapters.Base(self.model)
+        for model in (self.model, self.ref_model):
+            shard(model)
         # TRL's head tells the entropy with every pass: kept for the rounds that want it.
-        self._forward_with_entropy = self.model.__dict__.pop("forward")
-        add_fused_lm_head(self.model, temperature=self.temperature)
+        self._headed = adapters.inner(self.model)
+        self._forward_with_entropy = self._headed.__dict__.pop("forward")
+        add_fused_lm_head(self._headed, temperature=self.temperature)
 
     # ---- passes without gradient
 
@@ -70,15 +77,16 @@ class PassTrainer(GRPOTrainer):
                 scored_N_T = self._scored_pass(model, part, entropy)[1 if entropy else 0].cpu()
                 for row, values_T in zip(part, scored_N_T, strict=True):
                     found[id(row)] = values_T[: len(row.ids_T)]
-        return [found[id(row)] for row in rows]
+        by_process = ranks.gathered([found.get(id(row)) for row in rows])
+        return [next(v for v in made if v is not None) for made in zip(*by_process, strict=True)]
 
     def _entropies(self, rows: Sequence[Row]) -> list[Tensor]:
         """The policy's entropy at each of the rows' tokens, nats."""
-        plain, self.model.forward = self.model.forward, self._forward_with_entropy
+        plain, self._headed.forward = self._headed.forward, self._forward_with_entropy
         try:
             return self._log_probabilities(self.model, rows, "look closer", entropy=True)
         finally:
-            self.model.forward = plain
+            self._headed.forward = plain
 
     def _scored_pass(self, model: Any, rows: Sequence[Row], entropy: bool = False) -> Any:
         made = padded(rows, self.policy.pad_id, self.accelerator.device)
@@ -90,21 +98,28 @@ class PassTrainer(GRPOTrainer):
         )
 
     def _packed(self, rows: Sequence[Row], gradient: bool) -> list[list[Row]]:
-        return packed(rows, *pass_bounds(self.cell, gradient))
+        here = ranks.here()
+        return dealt(rows, *pass_bounds(self.cell, gradient), here.rank, here.count)
 
     def _score_norm(self, row: Row) -> float:
         """|grad log p(response)|^2 over all trained weights."""
         log_p_1_T = self._scored_pass(self.model, [row])[0]
         trained = [p for p in self.model.parameters() if p.requires_grad]
+        if ranks.here().count > 1:  # each gets its shard of the sum over processes, of equal rows
+            (log_p_1_T.sum() / ranks.here().count).backward()
+            norm = square_norm(p.grad for p in trained)
+            self.model.zero_grad()
+            return norm
         gradients = torch.autograd.grad(log_p_1_T.sum(), trained, allow_unused=True)
         return sum(g.double().square().sum().item() for g in gradients if g is not None)
 
     def _completed(self, rows: list[Row], later: bool) -> list[Row]:
         """Rows with what the loss needs: the reference's log-probabilities under a KL, and in the
-        later updates of a round those of the policy that sampled, which it is about to leave."""
+        later updates of a round those of the policy that sampled, which it is about to leave; in
+        all where they are held against an engine's."""
         if self.ref_model is not None:
             rows = self._with(rows, self.ref_model, "reference", "log_ref_T")
-        if later:
+        if later or (self.cell.importance_correction and self.cell.engine == "vllm"):
             rows = self._with(rows, self.model, "behaviour", "log_old_T")
         return rows
 
@@ -120,16 +135,22 @@ class PassTrainer(GRPOTrainer):
     def _compute_loss(self, model: Any, inputs: dict[str, Any]) -> Tensor:
         """The loss of the next update. All passes but the last take their backward pass here."""
         self.update_began = time.perf_counter()
-        passes = self._packed(next(self.updates), gradient=True)
-        self.round.note_passes(passes)
-        for rows in passes[:-1]:
-            self.accelerator.backward(self._pass_loss(model, rows))
+        rows = next(self.updates)
+        passes = self._packed(rows, gradient=True)
+        self.round.note_passes([rows])
+        for part in passes[:-1]:
+            self.accelerator.backward(self._pass_loss(model, part))
         return self._pass_loss(model, passes[-1]) if passes else self._no_loss(model)
 
     def _pass_loss(self, model: Any, rows: list[Row]) -> Tensor:
         cell = self.cell
         inputs = padded(rows, self.policy.pad_id, self.accelerator.device)
         inputs["num_items_in_batch"] = torch.tensor(float(cell.updates_per_round))
+        weights_N_T = inputs["tool_mask"]
+        if cell.importance_correction and "engine_per_token_logps" in inputs:
+            log_old_N_T = inputs["old_per_token_logps"]
+            log_engine_N_T = inputs["engine_per_token_logps"]
+            inputs["tool_mask"] = corrected(weights_N_T, log_old_N_T, log_engine_N_T)
         loss: Tensor = super()._compute_loss(model, inputs)
         log_p_N_T = self._log_p_N_T
         if cell.loss != TRLS_LOSS:
@@ -137,11 +158,17 @@ class PassTrainer(GRPOTrainer):
         if "ref_per_token_logps" in inputs:
             estimate = function(cell, "KLS", cell.kl_form)
             kl_N_T = estimate(log_p_N_T, inputs["ref_per_token_logps"])
-            kl = (kl_N_T * inputs["tool_mask"]).sum()
+            kl = (kl_N_T * weights_N_T).sum()
             self.round.add(outcome.KL, kl.item())
             loss = loss + cell.kl * kl
         self.round.add(outcome.LOSS, loss.item())
+        if rows[0] is NOTHING:
+            return loss
         self.round.note_ratios(rows, log_p_N_T.detach(), inputs)
+        if "engine_per_token_logps" in inputs:
+            old_N_T = inputs.get("old_per_token_logps", log_p_N_T.detach())
+            log_engine_N_T = inputs["engine_per_token_logps"]
+            self.round.note_engine(old_N_T, log_engine_N_T, inputs["completion_mask"])
         return loss
 
     def _own_loss(self, log_p_N_T: Tensor, inputs: dict[str, Any]) -> Tensor:

@@ -30,6 +30,7 @@ class Row:
         weights_T: of its token losses in the update's loss.
         log_old_T: denominator of the ratio; None: the ratio is 1.
         log_ref_T: log-probabilities under the base; None where there is no KL.
+        log_engine_T: those with which another program than the trainer drew the response.
         replayed: drawn in an earlier round.
     """
 
@@ -39,6 +40,7 @@ class Row:
     weights_T: Tensor | None = None
     log_old_T: Tensor | None = None
     log_ref_T: Tensor | None = None
+    log_engine_T: Tensor | None = None
     replayed: bool = False
 
 
@@ -71,6 +73,21 @@ def packed(rows: Sequence[Row], tokens: int, most: int | None = None) -> list[li
             prompt, response = len(row.prompt), len(row.ids_T)
         passes[-1].append(row)
     return passes
+
+
+# Takes the place of a pass in a process that has fewer than others of its cell.
+NOTHING = Row(prompt=(0,), ids_T=torch.tensor([0]), weights_T=torch.zeros(1))
+
+
+def dealt(
+    rows: Sequence[Row], tokens: int, most: int | None, rank: int, count: int
+) -> list[list[Row]]:
+    """The passes of one of `count` processes: rows of like length are dealt out in turn. All have as
+    many passes, for they take each together; what one lacks is `NOTHING`."""
+    ordered = sorted(rows, key=lambda row: -len(row.ids_T))
+    hands = [packed(ordered[r::count], tokens, most) for r in range(count)]
+    lacking = max(map(len, hands)) - len(hands[rank])
+    return hands[rank] + [[NOTHING]] * lacking
 
 
 def pass_bounds(cell: Cell, gradient: bool) -> tuple[int, int | None]:
@@ -107,6 +124,7 @@ _OPTIONAL: dict[str, Callable[[Row], Tensor | None]] = {
     "tool_mask": lambda row: row.weights_T,
     "old_per_token_logps": lambda row: row.log_old_T,
     "ref_per_token_logps": lambda row: row.log_ref_T,
+    "engine_per_token_logps": lambda row: row.log_engine_T,
 }
 
 

@@ -12,7 +12,9 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-PACKAGES = ("banditgrid", "torch", "transformers", "trl", "accelerate", "tokenizers", "numpy")
+PACKAGES = (
+    "banditgrid", "torch", "transformers", "trl", "peft", "accelerate", "tokenizers", "numpy",
+)  # fmt: skip
 
 
 def provenance(notes: tuple[str, ...]) -> dict[str, Any]:

@@ -29,6 +29,7 @@ class Rollout:
         ids_T: the response's tokens; None where only its reward is kept.
         log_p_T: log-probabilities under the policy that wrote it.
         log_ref_T: log-probabilities under the base model.
+        log_engine_T: log-probabilities that the engine drew it with, where that is another program.
     """
 
     question: str
@@ -38,6 +39,7 @@ class Rollout:
     ids_T: Tensor | None = None
     log_p_T: Tensor | None = None
     log_ref_T: Tensor | None = None
+    log_engine_T: Tensor | None = None
 
 
 class ReplayBuffer:
@@ -82,18 +84,18 @@ class ReplayBuffer:
         lengths = state["length"].tolist()
         numbers = zip(
             state["question"], state["round"].tolist(), state["reward"].tolist(), lengths,
-            *(_parted(state[name], lengths) for name in _PER_TOKEN), strict=True,
+            *(_parted(state.get(name), lengths) for name in _PER_TOKEN), strict=True,
         )  # fmt: skip
         for values in numbers:
             rollout = Rollout(*values)
             self._recent.setdefault(rollout.question, deque(maxlen=self.size)).append(rollout)
 
 
-_PER_TOKEN = ("ids_T", "log_p_T", "log_ref_T")
+_PER_TOKEN = ("ids_T", "log_p_T", "log_ref_T", "log_engine_T")
 
 
 def _light(rollout: Rollout) -> Rollout:
-    return replace(rollout, ids_T=None, log_p_T=None, log_ref_T=None)
+    return replace(rollout, **dict.fromkeys(_PER_TOKEN))
 
 
 def _on_cpu(rollout: Rollout) -> Rollout:

@@ -15,7 +15,6 @@ from grids.cell import Cell
 from grids.paths import CellPaths
 from workers import named, warm
 from workers.checkpoint import newest_weights, restore_weights
-from workers.engine import TransformersEngine
 from workers.evaluate import Evaluated
 from workers.journal import write_outcomes
 from workers.lease import Lease, held
@@ -49,7 +48,7 @@ def evaluate_cell(cell: Cell, asked: Cell, name: str, directory: Path, shared: P
         policy = warm.policy(asked)
         check_context(asked, policy.folder)
         questions = warm.questions(scorable(asked), policy)
-        engine = TransformersEngine(policy, asked)
+        engine = warm.engine(asked, policy)
         scores = Scores(asked, questions, engine, lease, shared)
         base = scores.base()
         round = _take_weights(cell, lease, policy)

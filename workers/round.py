@@ -18,6 +18,7 @@ from torch import Tensor
 
 from grids import outcome
 from grids.cell import Cell
+from workers import ranks
 from workers.advantages import mean_centered
 from workers.data import Question
 from workers.engine import Response
@@ -28,6 +29,8 @@ from workers.scoring import Scored
 
 # Rollouts of an evaluated round whose gradients are looked at one by one.
 GRADIENT_ROLLOUTS = 32
+# Metrics to which every pass adds.
+SUMS = (outcome.LOSS, outcome.KL)
 
 
 class Round:
@@ -39,6 +42,7 @@ class Round:
         self.seconds: dict[str, float] = defaultdict(float)
         self.rollouts: list[dict[str, Any]] = []
         self._replayed, self._all = _Ratios(), _Ratios()
+        self._gaps = _Gaps()
 
     @property
     def evaluated(self) -> bool:
@@ -122,14 +126,65 @@ class Round:
         ratio_N_T = (log_p_N_T - old_N_T).double().exp()
         cut_N_T = clipped(ratio_N_T, inputs["advantages"][:, None], *clip_bounds(self.cell))
         self._all.add(ratio_N_T[mask_N_T], cut_N_T[mask_N_T])
-        self.metrics[outcome.CLIP_SHARE] = self._all.clipped
         replayed_N = torch.tensor([row.replayed for row in rows], device=mask_N_T.device)
         if replayed_N.any():
             chosen_N_T = mask_N_T & replayed_N[:, None]
             self._replayed.add(ratio_N_T[chosen_N_T], cut_N_T[chosen_N_T])
+        self._tell()
+
+    def _tell(self) -> None:
+        """What passes noted, as metrics."""
+        if self._all.count:
+            self.metrics[outcome.CLIP_SHARE] = self._all.clipped
+        if self._replayed.count:
             self.metrics[outcome.RATIO_MEAN] = self._replayed.mean
             self.metrics[outcome.RATIO_SD] = self._replayed.sd
             self.metrics[outcome.RATIO_CLIPPED] = self._replayed.clipped
+        if self._gaps.count:
+            self.metrics[outcome.ENGINE_GAP] = self._gaps.mean
+            self.metrics[outcome.ENGINE_GAP_MAX] = self._gaps.largest
+
+    def settle(self) -> None:
+        """At the end: take in what the cell's other processes noted of their passes."""
+        if ranks.here().count == 1:
+            return
+        sums = {name: self.metrics[name] for name in SUMS if name in self.metrics}
+        noted = ranks.gathered((sums, self._all, self._replayed, self._gaps))
+        self._all, self._replayed, self._gaps = _Ratios(), _Ratios(), _Gaps()
+        for name in SUMS:
+            if parts := [other[0][name] for other in noted if name in other[0]]:
+                self.metrics[name] = sum(parts)
+        for _, ratios, replayed, gaps in noted:
+            self._all.absorb(ratios)
+            self._replayed.absorb(replayed)
+            self._gaps.absorb(gaps)
+        self._tell()
+
+    def note_engine(self, log_p: Tensor, log_engine: Tensor, mask: Tensor) -> None:
+        """Of tokens that another program drew: how far its log-probabilities are from the
+        trainer's, under the same weights. All of one shape; `mask` says which are tokens."""
+        self._gaps.add((log_p - log_engine).double().abs()[mask.bool()])
+        self._tell()
+
+
+class _Gaps:
+    """Running mean and maximum of distances."""
+
+    def __init__(self) -> None:
+        self.count, self.sum, self.largest = 0, 0.0, 0.0
+
+    def add(self, gaps: Tensor) -> None:
+        self.count += gaps.numel()
+        self.sum += gaps.sum().item()
+        self.largest = max(self.largest, gaps.max().item()) if gaps.numel() else self.largest
+
+    def absorb(self, other: _Gaps) -> None:
+        self.count, self.sum = self.count + other.count, self.sum + other.sum
+        self.largest = max(self.largest, other.largest)
+
+    @property
+    def mean(self) -> float:
+        return self.sum / self.count if self.count else math.nan
 
 
 class _Ratios:
@@ -144,6 +199,10 @@ class _Ratios:
         self.sum += ratios.sum().item()
         self.squares += (ratios - 1).square().sum().item()
         self.cut += cut.sum().item()
+
+    def absorb(self, other: _Ratios) -> None:
+        self.count, self.cut = self.count + other.count, self.cut + other.cut
+        self.sum, self.squares = self.sum + other.sum, self.squares + other.squares
 
     @property
     def mean(self) -> float:

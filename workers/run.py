@@ -22,7 +22,6 @@ from grids.outcome import Progress
 from grids.paths import CellPaths
 from workers import checkpoint, claim, warm
 from workers.data import Questions
-from workers.engine import TransformersEngine
 from workers.evaluate import Evaluated, Rows
 from workers.journal import Journal, is_evaluation, write_outcomes
 from workers.lease import Lease, held
@@ -91,7 +90,7 @@ class _Run:
         self.policy: Policy = warm.policy(cell)
         check_context(cell, self.policy.folder)
         self.questions: Questions = warm.questions(cell, self.policy)
-        self.engine = TransformersEngine(self.policy, cell)
+        self.engine = warm.engine(cell, self.policy)
         self.scores = Scores(cell, self.questions, self.engine, lease, shared)
         self.start = 0
         self.save_seconds = 0.0

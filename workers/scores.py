@@ -12,8 +12,9 @@ import pyarrow as pa
 from grids import outcome
 from grids.cell import Cell
 from grids.paths import read_mark
+from workers import ranks
 from workers.data import Questions
-from workers.engine import TransformersEngine
+from workers.engine import Engine
 from workers.evaluate import Evaluated, Evaluator
 from workers.journal import read_outcomes, write_outcomes
 from workers.lease import Lease
@@ -26,7 +27,7 @@ class Scores:
     """Evaluates the policy that an engine holds, as a cell says."""
 
     def __init__(
-        self, cell: Cell, questions: Questions, engine: TransformersEngine, lease: Lease,
+        self, cell: Cell, questions: Questions, engine: Engine, lease: Lease,
         shared: Path,
     ) -> None:  # fmt: skip
         self.cell, self.lease, self.shared = cell, lease, shared
@@ -38,7 +39,7 @@ class Scores:
 
         To be made, the engine must hold the base.
         """
-        if (found := kept_base(self.cell, self.shared)) is not None:
+        if (found := ranks.told(lambda: kept_base(self.cell, self.shared))) is not None:
             return found
         folder = self.shared / self.cell.base_key
         evaluated = self._whole("base", 0, None, None)

@@ -13,7 +13,7 @@ Left out: how an update is computed (`pass_trainer.py`), evaluation, checkpoints
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -24,9 +24,10 @@ from trl import GRPOTrainer
 
 from grids import outcome
 from grids.cell import Cell
+from workers import ranks
 from workers.advantages import Context
 from workers.data import Question
-from workers.engine import Response, TransformersEngine
+from workers.engine import Engine, Response
 from workers.groups import Groups, RunningBaselines
 from workers.models import Policy
 from workers.pass_trainer import TRLS_LOSS, PassTrainer
@@ -37,6 +38,9 @@ from workers.round import Round, second_moments
 from workers.sampling import numbered, prompt_stream, uniforms
 from workers.scoring import Scored, score
 from workers.settings import trainer_settings
+
+# Rollouts by which the engine is held against the trainer in a round that makes no pass.
+COMPARED = 4
 
 
 class BanditTrainer(PassTrainer):
@@ -55,7 +59,7 @@ class BanditTrainer(PassTrainer):
         self,
         cell: Cell,
         policy: Policy,
-        engine: TransformersEngine,
+        engine: Engine,
         train: Sequence[Question],
         start: int,
         output_dir: str,
@@ -113,7 +117,8 @@ class BanditTrainer(PassTrainer):
     def _reward(self, completions: list[str], **_: Any) -> list[float]:
         """TRL's reward function. What TRL makes of rewards is not read, so an unscored answer gets
         a number here, of which TRL would otherwise complain; ours stays NaN."""
-        self._scored: Scored = score(completions, self._asked, self.cell, self.round.number)
+        asked, cell, round = self._asked, self.cell, self.round.number
+        self._scored: Scored = ranks.told(lambda: score(completions, asked, cell, round))
         return [0.0 if math.isnan(reward) else reward for reward in self._scored.rewards]
 
     def fill_replay(self) -> dict[str, float]:
@@ -127,7 +132,7 @@ class BanditTrainer(PassTrainer):
             texts = self.policy.tokenizer.batch_decode(
                 [response.ids for response in responses], skip_special_tokens=True
             )
-            scored = score(texts, asked, cell, 0)
+            scored = ranks.told(partial(score, texts, asked, cell, 0))
             rollouts = self._fresh(0, asked, responses, scored)
             self.replay.add(rollouts)
             tokens += sum(rollout.length for rollout in rollouts)
@@ -145,9 +150,9 @@ class BanditTrainer(PassTrainer):
         with_ref = kept and self.ref_model is not None
         log_ref = self._log_probabilities(self.ref_model, rows, "reference") if with_ref else none
         return [
-            Rollout(q.id, round, reward, len(ids_T), ids_T, p, ref)
-            for q, reward, ids_T, p, ref in zip(
-                asked, scored.rewards, ids, log_p, log_ref, strict=True
+            Rollout(q.id, round, reward, len(ids_T), ids_T, p, ref, response.log_p_T)
+            for q, reward, ids_T, p, ref, response in zip(
+                asked, scored.rewards, ids, log_p, log_ref, responses, strict=True
             )
         ]
 
@@ -162,11 +167,14 @@ class BanditTrainer(PassTrainer):
         fresh = self._fresh(self.round.number, self._asked, self._responses, self._scored)
         groups = Groups.of(fresh, self.replay, self.round.number, cell)
         advantages_P_G = self._advantages(groups)
-        self.updates = self._update_rows(groups, advantages_P_G)
+        updates = self._update_rows(groups, advantages_P_G)
+        self.updates = iter(updates)
         self.round.note_rollouts(self._asked, self._responses, self._scored)
         self.round.note_groups(groups, advantages_P_G)
         if self.round.evaluated:
             self._look_closer(groups)
+        if not any(updates):
+            self._compare_engine()
         self.replay.add(fresh)
         self.baselines.add(groups, cell.rollouts)
         # TRL shuffles and hands out as many parts as there are updates: ours are taken in order.
@@ -185,7 +193,7 @@ class BanditTrainer(PassTrainer):
         estimator = function(self.cell, "ADVANTAGES", self.cell.advantage)
         return estimator(groups.rewards_P_G, groups.mask_P_G, context=context)
 
-    def _update_rows(self, groups: Groups, advantages_P_G: Tensor) -> Iterator[list[Row]]:
+    def _update_rows(self, groups: Groups, advantages_P_G: Tensor) -> list[list[Row]]:
         """The rows of each update: whole groups, a query's fresh rollouts before its replayed."""
         cell, made = self.cell, []
         prompts = [q.prompt_ids for q in self._asked[:: cell.rollouts]]
@@ -197,18 +205,28 @@ class BanditTrainer(PassTrainer):
             rows = [
                 Row(
                     prompts[p], ids_T, advantages[p][g], weights_T,
-                    rollout.log_p_T, rollout.log_ref_T, g >= cell.rollouts,
+                    rollout.log_p_T, rollout.log_ref_T, rollout.log_engine_T, g >= cell.rollouts,
                 )
                 for (p, g, rollout, ids_T), weights_T in zip(members, weights, strict=True)
             ]  # fmt: skip
             made.append(self._completed([row for row in rows if self._counts(row)], start > 0))
-        return iter(made)
+        return made
 
     def _counts(self, row: Row) -> bool:
         """Whether a row has any gradient; without, it takes no pass, but keeps its place in the
         denominators. What a plug-in's loss makes of an advantage of zero is not known."""
         kl_everywhere = self.cell.kl > 0 and not self.cell.kl_on_signal_only
         return kl_everywhere or row.advantage != 0.0 or self.cell.loss != TRLS_LOSS
+
+    def _compare_engine(self) -> None:
+        """Of a round in which no row takes a pass: hold the log-probabilities of the engine that
+        drew against the trainer's, over a few rollouts."""
+        drawn = list(zip(self._asked, self._responses, strict=True))[:COMPARED]
+        log_engine = [response.log_p_T for _, response in drawn if response.log_p_T is not None]
+        if log_engine:
+            rows = [Row(q.prompt_ids, torch.tensor(response.ids)) for q, response in drawn]
+            log_p_M = torch.cat(self._log_probabilities(self.model, rows, "behaviour"))
+            self.round.note_engine(log_p_M, torch.cat(log_engine), torch.ones_like(log_p_M))
 
     def _look_closer(self, groups: Groups) -> None:
         """What only evaluated rounds tell, under the policy that wrote: entropy, and what a group

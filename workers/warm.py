@@ -1,4 +1,5 @@
-"""What a process keeps from one cell for the next: the base model, and its questions as prompts.
+"""What a process keeps from one cell for the next: the base model, its questions as prompts, and an
+engine that serves it.
 
 The last base model stays on the CPU as it was read, and no cell touches it: each cell trains a copy
 of its own. So what a cell gets is as fresh as from the files, whatever became of the copy before,
@@ -25,7 +26,9 @@ from typing import Any, TypeVar
 from grids.catalog import DatasetSpec, ModelSpec, stamp
 from grids.cell import Cell
 from workers import memory
+from workers.adapters import adapted
 from workers.data import Questions, check_batch, load_questions, prepare
+from workers.engine import Engine, TransformersEngine
 from workers.models import Policy, load_base, placed
 from workers.rewards import check_solutions
 
@@ -54,12 +57,14 @@ def policy(cell: Cell) -> Policy:
     """The cell's base model, fresh and the cell's own, as `models.load_policy` gives it."""
     _settle()
     spec = cell.model_spec
+    if "engine" in _kept and _kept["engine"][0] != _engine_content(cell):
+        close_engine()
     with memory.starting():
         base = _once("model", _model_content(spec), lambda: _base(spec))
         if _is_large(base):
             _kept.pop("model")
-            return placed(base)
-        return placed(_copied(base))
+            return placed(adapted(base, cell))
+        return placed(adapted(_copied(base), cell))
 
 
 def _base(spec: ModelSpec) -> Policy:
@@ -91,14 +96,51 @@ def questions(cell: Cell, policy: Policy) -> Questions:
     return found
 
 
+def engine(cell: Cell, policy: Policy) -> Engine:
+    """The engine that the cell asks for, serving the policy.
+
+    One of vLLM's is kept, and serves the next cell that needs the like: it gets that one's weights
+    before each call, and keeps nothing of an earlier call's.
+
+    Raises `EngineError` where it cannot start.
+    """
+    if cell.engine == "transformers":
+        return TransformersEngine(policy, cell)
+    from workers.vllm_engine import VllmEngine
+
+    if "engine" in _kept and _kept["engine"][1].is_dead:
+        close_engine()
+    made = _once("engine", _engine_content(cell), lambda: VllmEngine(policy, cell))
+    made.serve(policy)
+    return made
+
+
+def close_engine() -> None:
+    """End the engine that is kept, where there is one."""
+    if "engine" in _kept:
+        _kept.pop("engine")[1].close()
+
+
+def _engine_content(cell: Cell) -> Any:
+    if cell.engine == "transformers":
+        return None
+    from workers.vllm_engine import needs
+
+    return _model_content(cell.model_spec), needs(cell)
+
+
 def forget() -> None:
     """Keep nothing, as after a cell that failed."""
+    close_engine()
     _kept.clear()
     give_back()
 
 
 def give_back() -> None:
-    """Return to the system, and to the GPU's other users, what nobody holds any more."""
+    """Return to the system, and to the GPU's other users, what nobody holds any more. To be called
+    between cells."""
+    if "engine" in _kept:
+        _kept["engine"][1].rest()
     gc.collect()
     torch = sys.modules.get("torch")
     if torch is not None and torch.cuda.is_available():
