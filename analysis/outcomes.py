@@ -188,7 +188,7 @@ def _question_by_question(asked: Counts, sample: Counts, where: str) -> Counts |
     if _is_laid_out(asked, sample, samples):
         return None
     _, first, index = np.unique(asked, return_index=True, return_inverse=True)
-    order = np.lexsort((sample, first[index]))
+    order: Counts = np.lexsort((sample, first[index]))
     if not _is_laid_out(asked[order], sample[order], samples):
         raise Unusable(f"{where}: not every question has the samples 0 to {samples - 1} once")
     return order

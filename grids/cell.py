@@ -12,6 +12,7 @@ from functools import cached_property, lru_cache
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -44,6 +45,7 @@ OffIsNone = BeforeValidator(lambda value: _off_is(value, None))
 Positive = Annotated[int, Field(gt=0)]
 Rate = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Finite = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Gpus = Annotated[float, Field(gt=0, allow_inf_nan=False), AfterValidator(limits.check_gpus)]
 Decay = Annotated[float, Field(ge=0, lt=1)]
 
 
@@ -152,8 +154,13 @@ class Cell(BaseModel):
     eval: Evaluation = Evaluation()
     rows_per_pass: Positive | None = Field(None, description="bounds memory only; null: chosen")
     gradient_checkpointing: bool = False
-    gpus: Annotated[float, Field(gt=0, le=1)] | None = Field(
-        None, description="share of a GPU, where there is one; null: what its memory asks for"
+    liger: bool = Field(
+        False, description="liger-kernel's loss in place of ours; refused where they would differ"
+    )
+    gpus: Gpus | None = Field(
+        None,
+        description="share of a GPU up to 1, or how many GPUs of one node, in each a process; "
+        "null: what its memory asks for",
     )
     keep: Literal["none", "weights"] = Field(
         "weights", description="after the end: nothing, or the last checkpoint"
@@ -211,6 +218,11 @@ class Cell(BaseModel):
     def rows_per_update(self) -> int:
         """Rollouts that take gradient in one optimiser step."""
         return _rows_per_update(*(getattr(self, name) for name in ROWS))
+
+    @property
+    def processes(self) -> int:
+        """Processes that train it together, each on a GPU of its own."""
+        return max(1, int(self.gpus or 1))
 
     @property
     def on_policy(self) -> bool:

@@ -24,8 +24,8 @@ SEMANTICS = 2
 # Names, resources, horizon and evaluation; and what `canonical` writes in a form of its own.
 NOT_IDENTITY = {
     "model", "dataset", "model_spec", "dataset_spec", "plugin_specs", "grader", "engine",
-    "precision", "rounds", "eval", "rows_per_pass", "gradient_checkpointing", "gpus", "keep",
-    "max_unscored",
+    "precision", "rounds", "eval", "rows_per_pass", "gradient_checkpointing", "liger", "gpus",
+    "keep", "max_unscored",
 }  # fmt: skip
 
 # What the singleton rule makes of every estimator that is relative to a group.

@@ -54,6 +54,16 @@ def check(cell: Cell) -> None:
     _check_batch(cell)
     _check_updates(cell)
     _check_clip(cell)
+    _check_liger(cell)
+
+
+def check_gpus(gpus: float) -> float:
+    if gpus > 1 and gpus != int(gpus):
+        raise ValueError(
+            f"a cell takes a share of one GPU (above 0, at most 1) or a whole number of GPUs; got "
+            f"{gpus:g}; take {int(gpus)} or {int(gpus) + 1}"
+        )
+    return gpus
 
 
 def check_name(name: str, value: str, allowed: Collection[str]) -> None:
@@ -137,6 +147,20 @@ def _check_clip(cell: Cell) -> None:
         raise ValueError(
             f"dual_clip: {cell.dual_clip} lies below the upper clip 1 + {upper}, which it must not "
             "cut; raise it, or turn it off"
+        )
+
+
+def _check_liger(cell: Cell) -> None:
+    asked = {
+        "kl: off": cell.kl == 0,
+        "loss: clip": cell.loss == "clip",
+        "updates_per_round: 1": cell.updates_per_round == 1,
+        "replay_mode: baseline": not cell.replay or cell.replay_mode == "baseline",
+    }
+    if cell.liger and (lacking := [setting for setting, holds in asked.items() if not holds]):
+        raise ValueError(
+            "liger: its loss tells no log-probabilities, so it takes the place of ours only where "
+            f"none are asked for; take {' and '.join(lacking)}, or liger: false"
         )
 
 

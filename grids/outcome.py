@@ -104,6 +104,7 @@ OUTCOME_COLUMNS: Final = (
 
 # How an attempt at a cell ends; `finished` and `diverged` are states of the cell too.
 OUT_OF_MEMORY: Final = "out_of_memory"
+ENGINE_DIED: Final = "engine_died"
 PREEMPTED: Final = "preempted"  # its machine is wanted for something else
 STOPPED: Final = "stopped"  # by a person
 LOST: Final = "lost"  # its worker fell silent, and another took over

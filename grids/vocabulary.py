@@ -25,7 +25,8 @@ if TYPE_CHECKING:
 T = TypeVar("T", ModelSpec, DatasetSpec)
 RESOLVED = SPECS | {"seed"}
 NOT_AXES = {
-    "rounds", "eval", "rows_per_pass", "gradient_checkpointing", "gpus", "keep", "max_unscored",
+    "rounds", "eval", "rows_per_pass", "gradient_checkpointing", "liger", "gpus", "keep",
+    "max_unscored",
 }  # fmt: skip
 
 

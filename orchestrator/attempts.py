@@ -11,12 +11,12 @@ import socket
 from dataclasses import dataclass
 from typing import Any, Final, TypedDict
 
-from grids.outcome import FAILED, LOST, OUT_OF_MEMORY
+from grids.outcome import ENGINE_DIED, FAILED, LOST, OUT_OF_MEMORY
 from grids.paths import CellPaths, DamagedError, read_lines
 from workers.lease import Held, Holder, Lease, held, now
 
 # An attempt that ends so is tried again only so often.
-FAILURES: Final = (FAILED, OUT_OF_MEMORY, LOST)
+FAILURES: Final = (FAILED, OUT_OF_MEMORY, ENGINE_DIED, LOST)
 
 # Ways in which a trial ends without an attempt, or with one that need not be repeated.
 HELD: Final = "held"  # another driver's worker has the cell
@@ -36,16 +36,18 @@ class Ending:
     """How one attempt ended.
 
     Attributes:
-        how: finished, diverged, failed, out_of_memory, preempted, stopped or lost.
+        how: finished, diverged, failed, out_of_memory, engine_died, preempted, stopped or lost.
         reason: for people, one line first.
         trace: the traceback, for `failed.json`.
         told: what the worker knew beside that, fields of `workers.lease.Holder`.
+        final: another try would end the same way.
     """
 
     how: str
     reason: str = ""
     trace: str = ""
     told: dict[str, Any] | None = None
+    final: bool = False
 
 
 def checkpoint_round(paths: CellPaths) -> int | None:
@@ -72,7 +74,7 @@ def note(lease: Lease, ending: Ending) -> None:
     content = {
         "attempt": lease.epoch, "host": socket.gethostname(), "began": lease.began,
         "ended": now(), "to_round": checkpoint_round(lease.paths), "how": ending.how,
-        "reason": ending.reason, **(ending.told or {}),
+        "reason": ending.reason, **(ending.told or {}), **({"final": True} if ending.final else {}),
     }  # fmt: skip
     lease.append(lease.paths.attempts, [json.dumps(content) + "\n"], durable=True)
 

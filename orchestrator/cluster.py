@@ -195,7 +195,10 @@ def _shares(works: Sequence[Work]) -> packing.Shares | None:
 
     if not ray.cluster_resources().get("GPU"):
         return None
-    return packing.Shares((work.cell for work in works), packing.gpu_bytes())
+    cells = [work.cell for work in works]
+    there = [node["Resources"].get("GPU", 0) for node in ray.nodes() if node["Alive"]]
+    packing.check_nodes(cells, int(max(there, default=0)))
+    return packing.Shares(cells, packing.gpu_bytes())
 
 
 def _limit(settings: Settings, shares: dict[str, float] | None) -> Limit | None:

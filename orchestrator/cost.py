@@ -105,7 +105,7 @@ def price(todos: Sequence[Todo], store: Store, place: Place, started: bool = Fal
     if room is not None:
         takes = shares if place.gpus else [1.0] * len(todos)
         made = schedule([s + HAND_OUT_SECONDS for s in seconds], takes, room)
-    new = [0.0 if started else known[t.study].new_process for t in todos[: made.most]]
+    new = [0.0 if started else known[t.study].new_process(t.size) for t in todos[: made.most]]
     hours = _sum(todos, known, [s * share for s, share in zip(seconds, shares, strict=True)])
     starts = sum(n * share for n, share in zip(new, shares, strict=False))
     begin = START_SECONDS + max(new) if new and not started else 0.0

@@ -28,26 +28,28 @@ from orchestrator.cost_sizes import PHASES, Seen, Sized, Stretch, amounts
 Array = npt.NDArray[np.float64]
 Mask = npt.NDArray[np.bool_]
 
-# Seconds of one of each amount. On a CPU: of the embedded models on one core, as measured. On a
-# GPU: assumed, at a third of what such a card can do, with some milliseconds a launch of a pass.
+# Seconds of one of each amount. On a CPU: of the embedded models on one core, as measured (vLLM's
+# with SmolLM2 too). On a GPU: assumed, at a third of what such a card can do, with some
+# milliseconds a launch of a pass; vLLM's steps, which replay CUDA graphs, at a third or so of what
+# transformers' take, and its start, which compiles and captures them, at a minute.
 OUTSIDE: Final = "outside"  # of the rounds
 INNER: Final = tuple(phase for phase in PHASES if phase != OUTSIDE)
 DEFAULTS: Final[dict[bool, dict[str, tuple[float, ...]]]] = {
     False: {
-        "generate": (2.2e-3, 0.4, 0.10),
+        "generate": (2.2e-3, 0.4, 0.10, 2.2, 3e-3, 0.4, 0.10),
         "update": (7e-3, 1e-3, 0.06),
         "score": (3e-3, 3.3e-4, 0.02),
-        "evaluate": (0.15, 1e-4, 3e-3, 0.4, 0.10, 0.4),
+        "evaluate": (0.15, 1e-4, 3e-3, 0.4, 0.10, 0.4, 2.2, 3e-3, 0.4, 0.10),
         "other": (0.3, 7e-3, 2.5e-5),
-        "outside": (0.3, 2e-3, 10.0),
+        "outside": (0.3, 2e-3, 10.0, 6.0),
     },
     True: {
-        "generate": (3e-2, 6e-3, 2e-5),
+        "generate": (3e-2, 6e-3, 2e-5, 0.1, 8e-3, 2e-3, 1e-5),
         "update": (0.1, 2e-3, 6e-5),
         "score": (5e-2, 5e-4, 2e-5),
-        "evaluate": (1.0, 1e-3, 3e-2, 6e-3, 2e-5, 6e-5),
+        "evaluate": (1.0, 1e-3, 3e-2, 6e-3, 2e-5, 6e-5, 0.1, 8e-3, 2e-3, 1e-5),
         "other": (2.0, 0.1, 1e-4),
-        "outside": (2.0, 2e-2, 20.0),
+        "outside": (2.0, 2e-2, 20.0, 60.0),
     },
 }
 PULL: Final = 0.01

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 from grids.paths import Store
 from orchestrator.cost_fit import Errors, Fit, fitted
 from orchestrator.cost_runs import CPU, Runs, finished_runs
-from orchestrator.cost_sizes import Seen, Sized, Stretch
+from orchestrator.cost_sizes import VLLM, Seen, Sized, Stretch
 
 
 class Source(NamedTuple):
@@ -50,10 +50,11 @@ class Known:
     def on_gpus(self) -> bool:
         return self.runs.device not in (None, CPU)
 
-    @property
-    def new_process(self) -> float:
-        """Seconds until a new worker's process has imported everything."""
-        return float(self.fit.coefficients["outside"][2])
+    def new_process(self, size: Sized) -> float:
+        """Seconds until a new worker's process has imported everything and, for vLLM's cells, has
+        its engine."""
+        *_, process, engine = self.fit.coefficients["outside"]
+        return float(process + engine * (size.engine == VLLM))
 
     @property
     def source(self) -> Source:

@@ -7,6 +7,7 @@ Each cell starts as soon as there is room for it, and none overtakes the one bef
 from __future__ import annotations
 
 import heapq
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -30,16 +31,19 @@ class Schedule(NamedTuple):
 
 
 def schedule(seconds: Sequence[float], shares: Sequence[float], room: Room) -> Schedule:
-    """The end of all cells, in the order given; a share above a machine's room takes all of it."""
+    """The end of all cells, in the order given; a share above a machine's room takes several."""
     free, now, freed = [room.each] * room.machines, 0.0, None
-    running: list[tuple[float, int, int, float]] = []
+    running: list[tuple[float, int, list[int], float]] = []
     ends, before, most = [0.0] * len(seconds), [-1] * len(seconds), 0
     for i, (lasts, share) in enumerate(zip(seconds, shares, strict=True)):
+        count = min(room.machines, max(1, math.ceil(share / room.each - ENOUGH)))
         share = min(share, room.each)
-        while (where := _place(free, share)) is None or len(running) == room.at_once:
-            now, freed, machine, given = heapq.heappop(running)
-            free[machine] += given
-        free[where] -= share
+        while (where := _place(free, share, count)) is None or len(running) == room.at_once:
+            now, freed, machines, given = heapq.heappop(running)
+            for machine in machines:
+                free[machine] += given
+        for machine in where:
+            free[machine] -= share
         ends[i], before[i] = now + lasts, -1 if freed is None else freed
         heapq.heappush(running, (ends[i], i, where, share))
         most = max(most, len(running))
@@ -51,6 +55,7 @@ def schedule(seconds: Sequence[float], shares: Sequence[float], room: Room) -> S
     return Schedule(max(ends), tuple(reversed(chain)), most)
 
 
-def _place(free: Sequence[float], share: float) -> int | None:
-    """The machine with room for a share."""
-    return next((i for i, left in enumerate(free) if left >= share - ENOUGH), None)
+def _place(free: Sequence[float], share: float, count: int) -> list[int] | None:
+    """So many machines with room for a share each."""
+    found = [i for i, left in enumerate(free) if left >= share - ENOUGH][:count]
+    return found if len(found) == count else None

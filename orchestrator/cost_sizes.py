@@ -12,7 +12,16 @@ from typing import Any, Final, NamedTuple
 
 from grids.cell import Cell
 from grids.errors import InputError
-from workers.footprint import GENERATION_ROWS, UNCOUNTED_ROWS, generation_rows, shape_of
+from workers.footprint import (
+    GENERATION_ROWS,
+    UNCOUNTED_ROWS,
+    engine_plan,
+    engine_rows,
+    generation_rows,
+    longest,
+    token_bytes,
+)
+from workers.shapes import shape_of
 
 # Of the longest allowed, what a prompt takes, and a response before any was seen.
 USED: Final = 0.5
@@ -20,17 +29,19 @@ USED: Final = 0.5
 LOOKED: Final = 32
 PARAMETERS: Final = 1e9  # the unit of them
 
+VLLM: Final = "vllm"
+# What generation counts: for transformers' engine, and for vLLM, which is given the weights before
+# every call. Of a cell those of one engine are 0.
+PLAIN: Final = ("steps", "steps × parameters", "tokens × parameters")
+SERVED: Final = ("vllm calls × parameters", *(f"vllm {name}" for name in PLAIN))
 # The phases of a cell, and what their amounts count.
 PHASES: Final[dict[str, tuple[str, ...]]] = {
-    "generate": ("steps", "steps × parameters", "tokens × parameters"),
+    "generate": (*PLAIN, *SERVED),
     "update": ("updates", "rows", "tokens × parameters"),
     "score": ("rounds", "rows", "tokens × parameters"),
-    "evaluate": (
-        "evaluations", "answers", "steps", "steps × parameters", "tokens × parameters",
-        "looked at × parameters",
-    ),
+    "evaluate": ("evaluations", "answers", *PLAIN, "looked at × parameters", *SERVED),
     "other": ("starts", "rounds", "rows"),
-    "outside": ("starts", "rounds", "new processes"),
+    "outside": ("starts", "rounds", "new processes", "new engines of vllm"),
 }  # fmt: skip
 
 
@@ -44,7 +55,7 @@ class Sized(NamedTuple):
         always: whether all rows do, as under a KL; else those with an advantage.
         scored: rows a round that take a pass without gradient, whatever their advantage.
         scored_trained: further such passes over each row that is trained.
-        width: rows of the widest generation pass.
+        width: rows that are generated at once.
         questions: of a greedy evaluation.
         gpus: share of a GPU that the grid asks for.
     """
@@ -67,6 +78,7 @@ class Sized(NamedTuple):
     questions: int
     samples: int
     gpus: float | None
+    engine: str = "transformers"
 
     @property
     def pair(self) -> tuple[str, str]:
@@ -75,7 +87,7 @@ class Sized(NamedTuple):
     @property
     def base(self) -> tuple[Any, ...]:
         """Equal where cells of a study share the base model's evaluation."""
-        return (*self.pair, self.response, self.questions, self.samples)
+        return (*self.pair, self.response, self.questions, self.samples, self.engine)
 
 
 class Seen(NamedTuple):
@@ -103,7 +115,8 @@ def sized(cell: Cell) -> Sized:
     """The settings of a cell that decide its cost."""
     rows, updates, kl = cell.generated_per_step, cell.updates_per_round, cell.kl > 0
     replays = bool(cell.replay) and cell.replay_mode == "train"
-    later = (updates - 1) / updates
+    held_against = cell.engine == VLLM and cell.importance_correction
+    later = 1.0 if held_against else (updates - 1) / updates
     spec = cell.dataset_spec
     tests = spec.test_rows or UNCOUNTED_ROWS
     tests = min(tests, cell.eval.test_questions or tests)
@@ -115,7 +128,7 @@ def sized(cell: Cell) -> Sized:
         scored_trained=(0 if replays else kl) + later, filled=cell.filled_samples,
         prompt=cell.max_prompt, response=cell.max_response, width=_width(cell),
         every=cell.eval.every, questions=tests + cell.eval.train_questions + cell.holdout,
-        samples=cell.eval.samples, gpus=cell.gpus,
+        samples=cell.eval.samples, gpus=cell.gpus, engine=cell.engine,
     )  # fmt: skip
 
 
@@ -124,13 +137,21 @@ _widths: dict[tuple[Any, ...], int] = {}
 
 def _width(cell: Cell) -> int:
     spec = cell.model_spec
-    known = (spec.name, spec.revision, spec.path, cell.max_prompt + cell.max_response)
+    served = engine_rows(cell) if cell.engine == VLLM else 0
+    known = (spec.name, spec.revision, spec.path, longest(cell), cell.precision, served)
     if known not in _widths:
         try:
-            _widths[known] = generation_rows(cell, shape_of(spec))
+            _widths[known] = _served(cell) if served else generation_rows(cell, shape_of(spec))
         except InputError:  # neither its size nor its shape is known here
             _widths[known] = GENERATION_ROWS
     return _widths[known]
+
+
+def _served(cell: Cell) -> int:
+    """Rows of vLLM whose keys and values its cache on a GPU holds, at the length that is used."""
+    plan, size = engine_plan(cell, on_gpu=True), 2 if cell.precision == "bf16" else 4
+    row = USED * longest(cell) * token_bytes(shape_of(cell.model_spec), size)
+    return max(1, min(plan.rows, int(plan.cache_bytes // row)))
 
 
 def answers(size: Sized, stretch: Stretch) -> int:
@@ -165,13 +186,30 @@ def amounts(size: Sized, stretch: Stretch, seen: Seen) -> Amounts:
     steps = long * (rounds * math.ceil(size.rows / size.width) + math.ceil(fill / size.width))
     drawn = (size.rows * rounds + fill) * long
     return {
-        "generate": (steps, steps * giga, drawn * giga),
+        "generate": (*_plain(size, steps, drawn), *_vllm(size, rounds, steps, drawn)),
         "update": (rounds * size.updates, trained, trained * row * giga),
         "score": (rounds if scored else 0, scored, scored * row * giga),
         "evaluate": _evaluated(size, stretch, seen),
         "other": (1.0, rounds, rounds * (size.rows + size.trained)),
-        "outside": (1.0, rounds, float(stretch.fresh)),
+        "outside": (1.0, rounds, *_new(size, stretch)),
     }
+
+
+def _new(size: Sized, stretch: Stretch) -> tuple[float, float]:
+    return float(stretch.fresh), float(stretch.fresh and size.engine == VLLM)
+
+
+def _plain(size: Sized, steps: float, drawn: float) -> tuple[float, ...]:
+    """`PLAIN`, of transformers' engine."""
+    here = size.engine != VLLM
+    return steps * here, steps * size.parameters * here, drawn * size.parameters * here
+
+
+def _vllm(size: Sized, calls: float, steps: float, drawn: float) -> tuple[float, ...]:
+    """`SERVED`."""
+    here = size.engine == VLLM
+    own = (steps, steps * size.parameters, drawn * size.parameters)
+    return calls * size.parameters * here, *(amount * here for amount in own)
 
 
 def _evaluated(size: Sized, stretch: Stretch, seen: Seen) -> tuple[float, ...]:
@@ -182,4 +220,6 @@ def _evaluated(size: Sized, stretch: Stretch, seen: Seen) -> tuple[float, ...]:
     steps = long * ((times + stretch.bases) * passes + ends * sampled)
     given = answers(size, stretch)
     looked = times * min(LOOKED, size.rows) * (size.prompt * USED + long)
-    return (times + stretch.bases, given, steps, steps * giga, given * long * giga, looked * giga)
+    asked = times + stretch.bases
+    plain, served = _plain(size, steps, given * long), _vllm(size, asked, steps, given * long)
+    return (asked, given, *plain, looked * giga, *served)

@@ -21,6 +21,7 @@ from workers.memory import CONTEXT_BYTES
 
 # What PyTorch's allocator cannot use for fragments, as a share of what is predicted.
 MARGIN = 0.15
+SEVERAL = (2, 4, 8)  # GPUs that nodes have
 STEPS = 20  # a fraction is a whole number of these: 0.05, which is the smallest too
 NODE_SECONDS = 120.0  # in which a node has to tell its GPUs' memory
 
@@ -33,7 +34,7 @@ class Gpus(NamedTuple):
 
 
 class Shares(dict[str, float]):
-    """The fraction of a GPU that each cell takes, by key."""
+    """The fraction of a GPU that each cell takes, or how many GPUs, by key."""
 
     def __init__(self, cells: Iterable[Cell], gpus: Gpus | None) -> None:
         super().__init__(shares(cells, gpus))
@@ -47,7 +48,8 @@ class Shares(dict[str, float]):
 
 
 def shares(cells: Iterable[Cell], gpus: Gpus | None) -> dict[str, float]:
-    """The fraction of a GPU that each cell takes, by key: 0.05 to 1, in steps of 0.05.
+    """The fraction of a GPU that each cell takes, by key: 0.05 to 1, in steps of 0.05. Of several
+    GPUs a cell takes only what it asks for itself.
 
     Where it is not known what the GPUs hold (`gpus` is None), a cell that does not say takes one
     whole. The CUDA context of a cell's process and `MARGIN` are counted in.
@@ -83,8 +85,31 @@ def _too_large(found: Sequence[tuple[Predicted, Cell]], gpus: Gpus) -> str:
     return (
         f"cell {cell.label}{others}: is predicted to need {_gb(predicted.peak + CONTEXT_BYTES)} of "
         f"a GPU; the cluster's largest has {_gb(gpus.largest)}{smallest}, and a cell must fit on "
-        f"any; lower {', '.join(_lower(predicted, cell))}, or give `gpus: 1` to try it all the same"
+        f"any; lower {', '.join(_lower(predicted, cell))}, {_several(cell, gpus)}or give `gpus: 1` "
+        "to try it all the same"
     )
+
+
+def _several(cell: Cell, gpus: Gpus) -> str:
+    """Advice to spread a cell over GPUs of one node, where a few would hold it."""
+    for count in SEVERAL:
+        spread = predicted_bytes(cell.model_copy(update={"gpus": float(count)}))
+        if spread.peak * (1 + MARGIN) + CONTEXT_BYTES <= gpus.smallest:
+            return f"give `gpus: {count}` to spread it over {count} GPUs of one node, "
+    return ""
+
+
+def check_nodes(cells: Iterable[Cell], most: int) -> None:
+    """Raise `InputError` where cells ask for more GPUs than the `most` that one node has: Ray would
+    wait for such a node without an end."""
+    asking = [cell for cell in cells if cell.processes > most]
+    if asking and max(cell.processes for cell in asking) > 1:
+        cell = max(asking, key=lambda cell: cell.processes)
+        others = f" (and {len(asking) - 1} more)" if len(asking) > 1 else ""
+        raise InputError(
+            f"cell {cell.label}{others}: gpus: {cell.processes}, but the largest node of the "
+            f"cluster has {most}; a cell's GPUs are of one node: lower gpus, or start a larger node"
+        )
 
 
 def _lower(predicted: Predicted, cell: Cell) -> list[str]:
@@ -94,6 +119,8 @@ def _lower(predicted: Predicted, cell: Cell) -> list[str]:
         advice.insert(0, "rows_per_pass")
         if not cell.gradient_checkpointing:
             advice.append("turn gradient_checkpointing on")
+    if predicted.engine:
+        advice.append("take `engine: transformers`")
     if predicted.reference:
         advice.append("turn the kl off")
     return advice

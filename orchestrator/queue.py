@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Final
 
-from grids.outcome import FAILED, LOST, OUT_OF_MEMORY, PREEMPTED, STOPPED
+from grids.outcome import ENGINE_DIED, FAILED, LOST, OUT_OF_MEMORY, PREEMPTED, STOPPED
 from grids.paths import CellPaths, Store
 from orchestrator.attempts import (
     BLIND,
@@ -48,6 +48,7 @@ class Item:
         round, epoch: newest checkpoint and lease when it was given.
         tries: failed attempts since the last that made progress.
         broken: workers that died before they had it.
+        engines: that died in it.
         stale: epoch of a dead holder's lease.
         halved: rows_per_pass is, since memory ran out.
         doomed: why it will count as failed as soon as nobody holds it.
@@ -63,6 +64,7 @@ class Item:
     epoch: int = 0
     tries: int = 0
     broken: int = 0
+    engines: int = 0
     stale: int | None = None
     halved: bool = False
     doomed: str | None = None
@@ -136,7 +138,7 @@ class Queue:
             item.place == ENDED and item.state in DONE and item.work.cell.rounds < work.cell.rounds
         ):
             item.work, item.place, item.state, item.reason = work, WAITING, "", ""
-            item.tries = item.broken = 0
+            item.tries = item.broken = item.engines = 0
             item.paths.leave.unlink(missing_ok=True)  # it was for the run before
         else:
             return None
@@ -227,18 +229,22 @@ class Queue:
         if holder is None or holder.epoch == item.epoch:
             self._broken_start(item, error)
         elif last.get("attempt", 0) > item.epoch:  # it could tell, and ended itself then
-            self.returned(where, Result(how=last["how"], reason=last["reason"]))
+            how = MISTAKE if last.get("final") else last["how"]
+            self.returned(where, Result(how=how, reason=last["reason"]))
         else:
             told = "its worker died (out of memory, a crash, or its host lost)"
             self._failed(item, LOST, told)
 
     def _failed(self, item: Item, how: str, reason: str) -> None:
-        """Once more where there is hope: from a later checkpoint, or with less memory."""
+        """Once more where there is hope: from a later checkpoint, with less memory, or with another
+        engine, that one time whatever else was tried."""
         progress = (checkpoint_round(item.paths) or 0) > (item.round or 0)
         item.tries = 1 if progress else item.tries + 1
         out_again = how == OUT_OF_MEMORY and item.halved
         item.halved |= how == OUT_OF_MEMORY
-        if item.tries >= self._limit or out_again:
+        item.engines += how == ENGINE_DIED
+        spent = item.engines > 1 if how == ENGINE_DIED else item.tries >= self._limit
+        if spent or out_again:
             self._doom(item, reason)
         else:
             self._again(item, reason, first=how == LOST)

@@ -1,7 +1,8 @@
 """Workers that score kept weights: Ray actors, each with its share of a GPU, cell after cell.
 
 An actor whose cell failed by no mistake of a person's makes way for a fresh one, for its libraries
-may be half changed. Leaves out which cells there are and what people are told (`evaluating.py`).
+may be half changed; a cell whose engine died is tried once more in that one. Leaves out which cells
+there are and what people are told (`evaluating.py`).
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from workers.footprint import predicted_bytes
 if TYPE_CHECKING:
     from ray.actor import ActorHandle
 
-HELD, FAILED, BROKEN = "held by a worker", "failed", "broken"
+HELD, FAILED, BROKEN, DIED = "held by a worker", "failed", "broken", "engine died"
 
 
 class Scorer:
@@ -37,6 +38,7 @@ class Scorer:
     def score(self, task: dict[str, str]) -> tuple[str, str, dict[str, Any]]:
         """How it ended, a word about that, and the record where it ended well."""
         from workers import memory
+        from workers.engine_check import EngineError
         from workers.lease import Held, Lost
         from workers.rescore import evaluate_cell
 
@@ -53,6 +55,8 @@ class Scorer:
             return HELD, str(error), {}
         except Lost as error:
             return HELD, f"{error}; a worker took the cell over", {}
+        except EngineError as error:
+            return BROKEN if isinstance(error, InputError) else DIED, redacted(error), {}
         except InputError as error:
             return FAILED, redacted(error), {}
         except Exception as error:
@@ -98,9 +102,10 @@ def _share(todo: Sequence[Target]) -> float | None:
 def _share_of(cell: Cell, gpus: packing.Gpus | None) -> float:
     """By the weights and what generation takes: there is no optimiser and no reference."""
     if cell.gpus is not None or gpus is None:
-        return cell.gpus or 1.0
+        return min(1.0, cell.gpus or 1.0)  # one process scores, whatever it took to train
     predicted = predicted_bytes(cell)
-    return packing.share(predicted.weights + predicted.generation, gpus.smallest)
+    held = predicted.weights + predicted.engine
+    return packing.share(held + predicted.generation, gpus.smallest)
 
 
 def _slots(settings: Settings, share: float | None) -> int:
@@ -154,6 +159,7 @@ def _hand_out(
 
     busy: dict[Any, tuple[ActorHandle, Target]] = {}
     making: set[str] = set()  # bases that one of the busy scores for all
+    again: list[Target] = []  # their engine has died once
     while waiting or busy:
         while (target := _next(waiting, making)) and (actor := pool.take()):
             waiting.remove(target)
@@ -163,11 +169,15 @@ def _hand_out(
         actor, target = busy.pop(ready)
         making.discard(_base(target))
         end = _ended(ready, target)
-        if end.how == BROKEN:
+        if end.how in (BROKEN, DIED):
             pool.drop(actor)
         else:
             pool.idle.append(actor)
-        yield end
+        if end.how == DIED and target not in again:
+            again.append(target)
+            waiting.append(target)
+        else:
+            yield end
 
 
 def _next(waiting: list[Target], making: set[str]) -> Target | None:

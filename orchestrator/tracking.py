@@ -54,7 +54,7 @@ PATIENCE = {
 }
 # Settings that are no parameter of a run: content that tags and keys name, resources, the horizon.
 NOT_PARAMS = {
-    *SPECS, "rounds", "eval", "rows_per_pass", "gradient_checkpointing", "gpus", "keep",
+    *SPECS, "rounds", "eval", "rows_per_pass", "gradient_checkpointing", "liger", "gpus", "keep",
 }  # fmt: skip
 
 

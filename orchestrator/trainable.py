@@ -15,6 +15,7 @@ import time
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final, TypedDict
 
@@ -24,7 +25,15 @@ from ray.tune.result import DONE
 
 from grids.cell import Cell
 from grids.errors import InputError
-from grids.outcome import FAILED, LOST, OUT_OF_MEMORY, PREEMPTED, STOPPED, Progress
+from grids.outcome import (
+    ENGINE_DIED,
+    FAILED,
+    LOST,
+    OUT_OF_MEMORY,
+    PREEMPTED,
+    STOPPED,
+    Progress,
+)
 from grids.paths import CellPaths, Store, read_mark
 from orchestrator import attempts
 from orchestrator.attempts import BLIND, HELD, MISTAKE, Ending, Result
@@ -33,11 +42,12 @@ from orchestrator.ledger import DONE as DONE_STATES
 from orchestrator.ledger import state_of
 from orchestrator.marks import redacted
 from orchestrator.tracking import Writer
+from workers.engine_check import EngineError
 from workers.lease import Held, Lease, Lost, held
 
 # After these the process ends: a failed CUDA context or a half-changed library must not reach the
 # next cell, and a machine that is wanted for something else gets none.
-ENDING_PROCESS: Final = (FAILED, OUT_OF_MEMORY, LOST, PREEMPTED)
+ENDING_PROCESS: Final = (FAILED, OUT_OF_MEMORY, ENGINE_DIED, LOST, PREEMPTED)
 LOOK_SECONDS = 1.0  # between looks for a request to leave
 
 
@@ -93,6 +103,8 @@ class Trial:
         self.store = Store(Path(task["store"]))
         self.paths = self.store.study(task["study"]).cell(task["key"])
         self.peak = Peak()
+        self.spoilt = False  # the process is not to be trusted with another cell
+        self._round: int | None = None  # the last that was told of
         self.wish = Wish(self.paths, self.store, task["study"])
         self.told: dict[str, Any] = {
             "node": node, "gpus": task["gpus"],
@@ -138,6 +150,7 @@ class Trial:
 
         def report(progress: Progress) -> bool:
             lease.check()
+            self._round = progress.round
             writer.write(progress.line)
             return self.wish.look()
 
@@ -156,7 +169,8 @@ class Trial:
         from workers import memory
         from workers.run import run_cell
 
-        memory.fence(self.task["gpus"])
+        if self.cell.processes == 1:  # others have their GPUs to themselves, and this one none
+            memory.fence(self.task["gpus"])
         with terminating(self.wish):
             return run_cell(
                 self.cell, self.paths.directory, report,
@@ -167,13 +181,22 @@ class Trial:
         from workers import memory
 
         mended = isinstance(error, InputError)  # its text is the whole message
-        told = redacted(error if mended else f"{type(error).__name__}: {error}")
-        how = OUT_OF_MEMORY if memory.is_out_of_memory(error) else FAILED
-        ending = Ending(how, told, redacted(traceback.format_exc()))
+        self.spoilt = isinstance(error, EngineError)
+        told = redacted(error if mended else self._told(error))
+        how = ENGINE_DIED if self.spoilt and not mended else FAILED
+        if not mended and memory.is_out_of_memory(error):
+            how = OUT_OF_MEMORY
+        ending = Ending(how, told, redacted(traceback.format_exc()), final=mended)
         result = self._ended(ending, lease)
         attempts.mark_failed(lease, self.cell.key, ending)
         writer.end("FAILED", told.splitlines()[0] if told else type(error).__name__)
         return Result(how=MISTAKE if mended else result["how"], reason=told)
+
+    def _told(self, error: Exception) -> str:
+        if not isinstance(error, EngineError):
+            return f"{type(error).__name__}: {error}"
+        before = self.told["from_round"] if self._round is None else self._round
+        return f"{error} (in round {before + 1})" if before is not None else str(error)
 
     def _left(self, lease: Lease, writer: Writer) -> Result:
         why = self.wish.why or STOPPED
@@ -184,7 +207,7 @@ class Trial:
 
     def _ended(self, ending: Ending, lease: Lease) -> Result:
         cost = {"seconds": round(time.monotonic() - self._began, 2), "fresh": self._fresh}
-        attempts.note(lease, Ending(ending.how, ending.reason, told=self.about() | cost))
+        attempts.note(lease, replace(ending, told=self.about() | cost))
         return Result(how=ending.how, reason=ending.reason)
 
     def _blind(self) -> str:
@@ -225,7 +248,7 @@ class CellTrial(tune.Trainable):
         trial = Trial(self._task, self._uri, node, began, self._fresh)
         self._fresh = False
         result = trial.run()
-        if result["how"] in ENDING_PROCESS or warm.leaked(trial.cell):
+        if result["how"] in ENDING_PROCESS or trial.spoilt or warm.leaked(trial.cell):
             ray.actor.exit_actor()  # the driver reads in the store how the cell ended
         if result["how"] == MISTAKE:
             warm.forget()

@@ -13,12 +13,12 @@ from orchestrator.cost_sizes import Seen, Stretch, amounts, sized
 TOKENS = 15
 # Seconds of one of each amount; other than the defaults by different factors.
 PLANTED: dict[str, tuple[float, ...]] = {
-    "generate": (4e-3, 0.2, 0.3),
+    "generate": (4e-3, 0.2, 0.3, 5.0, 8e-3, 0.1, 0.4),
     "update": (2e-2, 3e-3, 0.03),
     "score": (9e-3, 3e-4, 0.05),
-    "evaluate": (0.4, 5e-4, 1e-3, 0.1, 0.2, 0.1),
+    "evaluate": (0.4, 5e-4, 1e-3, 0.1, 0.2, 0.1, 5.0, 8e-3, 0.1, 0.4),
     "other": (0.5, 2e-2, 1e-4),
-    "outside": (0.6, 4e-3, 20.0),
+    "outside": (0.6, 4e-3, 20.0, 9.0),
 }
 
 

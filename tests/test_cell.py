@@ -305,7 +305,7 @@ def test_replay_filled_from_the_base_model_is_drawn_for_every_train_question():
         ({"eval": {"primary": "sampled"}}, "needs eval.samples"),
         ({"batch": 1}, "at least 2"),
         ({"clip_high": 3.0}, "dual_clip: 3.0 lies below the upper clip"),
-        ({"gpus": 2}, "less than or equal to 1"),
+        ({"gpus": 1.5}, "or a whole number of GPUs; got 1.5; take 1 or 2"),
     ],
 )
 def test_bad_settings_say_what_is_wrong(settings, told):

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from scipy import optimize, stats
 
+from grids.cell import Cell
 from grids.grid import Grid
 from grids.paths import Store
 from orchestrator import cost, cost_place
@@ -41,13 +42,23 @@ def test_the_amounts_of_a_cell_by_hand() -> None:
     found = amounts(size, Stretch(0, 20, bases=True, rounds=20), Seen(15.0))
     giga, row = 3e5 / 1e9, 32 / 2 + 15
     rows = 20 * 8 * 4
-    assert found["generate"] == pytest.approx((20 * 15, 20 * 15 * giga, rows * 15 * giga))
+    drawn = (20 * 15, 20 * 15 * giga, rows * 15 * giga)
+    assert found["generate"] == pytest.approx((*drawn, 0, 0, 0, 0))
     assert found["update"] == pytest.approx((20, rows, rows * row * giga))
     assert found["score"] == pytest.approx((20, rows, rows * row * giga))  # the reference's
     # Two greedy evaluations and the base's; two samples a question of the base and the end.
     assert answers(size, Stretch(0, 20, bases=True, rounds=20)) == 150 * 3 + 150 * 2 * 2
     assert found["evaluate"][:3] == (3, 1050, 15 * (3 + 2))
-    assert found["other"] == (1, 20, 20 * 64) and found["outside"] == (1, 20, 0)
+    assert found["other"] == (1, 20, 20 * 64) and found["outside"] == (1, 20, 0, 0)
+    served = sized(made.model_copy(update={"engine": "vllm"}))
+    assert served.base != size.base
+    by_vllm = amounts(served, Stretch(0, 20, bases=True, fresh=True, rounds=20), Seen(15.0))
+    assert by_vllm["generate"] == pytest.approx((0, 0, 0, 20 * giga, *drawn))
+    before, of_vllm = found["evaluate"], by_vllm["evaluate"]
+    assert of_vllm[2:5] == (0, 0, 0) and of_vllm[6] == pytest.approx(3 * giga)
+    passes = 15 * (3 + 2 * 2)  # 300 samples are more than the 256 rows of an engine so small
+    assert of_vllm[7] == passes and of_vllm[9] == pytest.approx(before[4])
+    assert by_vllm["outside"] == (1, 20, 1, 1) and by_vllm["update"] == found["update"]
 
 
 def test_a_cell_that_goes_on_has_what_is_left() -> None:
@@ -124,8 +135,36 @@ def test_planted_seconds_are_found_from_five_runs(store: Store) -> None:
     assert known.seconds(sized(other), stretch) == pytest.approx(expected, rel=0.05)
     without = assumed(False).seconds(sized(other), stretch, Seen(TOKENS))
     assert abs(without / expected - 1) > 0.3
-    assert known.new_process == pytest.approx(20, rel=0.1)
+    assert known.new_process(sized(other)) == pytest.approx(20, rel=0.1)
     assert known.source.n == 5 and known.source.typical < 0.1
+
+
+def test_both_engines_of_a_study_are_told_apart(store: Store) -> None:
+    """Each by its own runs; vLLM's of another shape within a tenth."""
+    for i, (batch, rollouts) in enumerate(SHAPES):
+        for engine in ("transformers", "vllm"):
+            plant(store, cell(batch=batch, rollouts=rollouts, engine=engine), fresh=i < 2)
+    known = Known.of(store, "s", None)
+    for engine in ("transformers", "vllm"):
+        other = cell(batch=16, rollouts=2, rounds=50, engine=engine)
+        expected = sum(seconds(other).values())
+        told = known.seconds(sized(other), Stretch(0, 50, rounds=50))
+        assert told == pytest.approx(expected, rel=0.1), engine
+    new = [known.new_process(sized(cell(engine=e))) for e in ("transformers", "vllm")]
+    assert new == pytest.approx([20, 29], rel=0.15)
+
+
+def test_on_a_gpu_vllm_is_assumed_to_be_faster_and_to_start_later() -> None:
+    paper = {"model": "qwen2.5-0.5b-instruct", "dataset": "gsm8k", "eval": {"every": 100}}
+    plain, served = (sized(Cell(**paper, engine=e)) for e in ("transformers", "vllm"))
+    fit, seen = assumed(True), Seen(512.0)
+    slow, fast = (fit.phases(s, Stretch(0, 1000, rounds=1000), seen) for s in (plain, served))
+    assert 2 < slow["generate"] / fast["generate"] < 5
+    assert slow["evaluate"] > 5 * fast["evaluate"], "at the engine's full width"
+    assert all(slow[phase] == fast[phase] for phase in ("update", "score", "other", "outside"))
+    assert 400 < served.width < 512, "what its cache holds of rows that are half as long"
+    corrected = sized(Cell(**paper, engine="vllm", importance_correction=True))
+    assert corrected.scored_trained == served.scored_trained + 1  # under the policy, once more
 
 
 def test_a_slower_model_is_seen_in_its_own_runs(store: Store) -> None:

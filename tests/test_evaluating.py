@@ -11,14 +11,16 @@ import pytest
 
 from grids import catalog
 from grids.cell import Cell
+from grids.errors import InputError
 from grids.load import load_grid
 from grids.paths import Store, read_json, write_json
 from orchestrator import scorers
 from orchestrator.change import Change
-from orchestrator.evaluating import choose
+from orchestrator.evaluating import Target, choose
 from tests.rescoring import own_files, trained
 from tests.test_cli import banditgrid  # noqa: F401  (a fixture)
 from workers import named, preflight
+from workers.engine_check import EngineError, NoRoomError
 
 GRID = """
 name: small
@@ -191,6 +193,62 @@ def test_the_record_is_json_that_says_what_was_asked(place):
 )
 def test_no_more_scorers_than_the_nodes_hold(nodes, share, fit):
     assert scorers.fitting(nodes, share) == fit
+
+
+@pytest.mark.parametrize(
+    ("error", "how"),
+    [
+        (EngineError("the engine died"), scorers.DIED),
+        (NoRoomError("no room"), scorers.BROKEN),  # once more would be no better; a fresh process
+        (InputError("no such file"), scorers.FAILED),
+        (RuntimeError("broken"), scorers.BROKEN),
+    ],
+)
+def test_how_a_scorers_cell_ended_is_told_apart(place, monkeypatch, error, how):
+    def raises(*_):
+        raise error
+
+    monkeypatch.setattr("workers.rescore.evaluate_cell", raises)
+    store, (cell, paths) = Store(place / "store"), cells(place)[0]
+    write_json(store.identity, {"id": "this"})
+    task = scorers._task(Target("small", cell, cell, paths), "wide", store, "this")
+    assert scorers.Scorer({}, None).score(task)[0] == how
+
+
+class Dying:
+    """A scorer whose engine dies as often as a file says; every call is a line of another."""
+
+    def __init__(self, *_):
+        pass
+
+    def score(self, task):
+        calls = Path(task["folder"]) / "calls"
+        with calls.open("a") as file:
+            file.write(f"{os.getpid()}\n")
+        deaths = int((Path(task["folder"]) / "deaths").read_text())
+        called = len(calls.read_text().split())
+        return scorers.DIED if called <= deaths else scorers.SCORED, "", {}
+
+
+def test_a_cell_whose_engine_died_is_scored_once_more_by_a_fresh_worker(place):
+    import ray
+
+    store, targets = Store(place / "store"), []
+    for deaths, (cell, paths) in zip((1, 2), cells(place), strict=False):
+        (paths.directory / "deaths").write_text(str(deaths))
+        targets.append(Target("small", cell, cell, paths))
+    own = {"include_dashboard": False, "logging_level": "ERROR", "log_to_driver": False}
+    ray.init("local", num_cpus=1, **own)
+    try:
+        pool = scorers._Pool(1, None)
+        pool.kind = ray.remote(num_cpus=1, max_restarts=0)(Dying)
+        ended = list(scorers._hand_out(list(targets), "wide", store, "this", pool))
+    finally:
+        ray.shutdown()
+    assert {end.target.cell.seed: end.how for end in ended} == {0: "scored", 1: scorers.DIED}
+    for target in targets:
+        calls = (target.paths.directory / "calls").read_text().split()
+        assert len(calls) == len(set(calls)) == 2, "each in a process of its own"
 
 
 def test_data_sets_of_one_revision_are_told_apart():

@@ -3,6 +3,7 @@
 One kill a kind of cell, each in another phase. `integration/test_kills.py` has the long form.
 """
 
+import importlib.util
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -37,6 +38,13 @@ KINDS: dict[str, tuple[dict[str, Any], Inside]] = {
         Inside("workers.run:_EachRound.on_step_end", "after", call=7),
     ),
 }
+if importlib.util.find_spec("vllm"):
+    KINDS = {
+        "grpo with vLLM, in generation": (
+            {"engine": "vllm", "batch": 8, "rollouts": 2, "advantage": "grpo"},
+            Inside("workers.vllm_sampling:Inversion.apply", call=100),
+        ),
+    } | KINDS
 
 
 @pytest.fixture(scope="module")

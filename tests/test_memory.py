@@ -18,16 +18,21 @@ from tests.conftest import ROOT
 from workers import memory
 from workers.engine import TransformersEngine
 from workers.footprint import (
-    _read,
+    ENGINE_BLOCK,
+    ENGINE_CACHE_LEAST,
+    ENGINE_GRAPHS_BYTES,
     _saved,
+    engine_plan,
     generation_rows,
+    longest,
     pass_rows,
     predicted_bytes,
     row_bytes,
-    shape_of,
+    token_bytes,
 )
 from workers.models import load_policy
 from workers.passes import pass_bounds
+from workers.shapes import NOTED, _read, shape_of
 
 TINY = ("tiny-qwen2", "tiny-llama", "tiny-olmo2")
 
@@ -125,6 +130,23 @@ def test_a_model_that_is_not_here_is_guessed_from_its_size(name, width):
     assert 0.85 * width < shape.layers * shape.hidden < 1.25 * width
 
 
+@pytest.mark.parametrize("spec", [s for s in MODELS.values() if s.hub])
+def test_the_shapes_that_are_noted_make_up_the_parameters(spec):
+    """Weights of one or two tables of the vocabulary, of attention and of the inner layers."""
+    shape = NOTED[spec.revision]
+    layer = 2 * shape.hidden * (shape.queries + shape.keys) + 3 * shape.hidden * shape.inner
+    tables = {n: n * shape.vocabulary * shape.hidden + shape.layers * layer for n in (1, 2)}
+    assert any(abs(total / spec.parameters - 1) < 1e-3 for total in tables.values())
+
+
+def test_a_noted_shape_is_that_of_the_model_s_own_config():
+    folder = ROOT / "models" / "smollm2-135m-instruct"
+    if not (folder / "config.json").is_file():
+        pytest.skip("no local copy of SmolLM2 in models/")
+    spec = MODELS["smollm2-135m-instruct"]
+    assert shape_of(spec.model_copy(update={"path": str(folder)})) == NOTED[spec.revision]
+
+
 def test_a_model_of_unknown_size_is_told_with_what_to_do():
     spec = ModelSpec(name="mine", hub="some/one", revision="0" * 40)
     with pytest.raises(InputError, match="mine: cannot tell .* `parameters:` .* or `gpus:`"):
@@ -142,6 +164,64 @@ def test_the_rows_of_a_pass_are_what_its_bounds_allow(settings):
         allowed = max(1, tokens // (cell.max_prompt + cell.max_response))
         rows = pass_rows(cell, gradient)
         assert rows == min(allowed, most or allowed, cell.batch)
+
+
+# ---- vLLM's engine
+
+
+@pytest.mark.parametrize("on_gpu", [True, False])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {}, {"batch": 2048, "rollouts": 8}, {"max_response": 31000}, {"precision": "fp32"},
+        {"model": "olmo-2-1b-instruct", "max_prompt": 2048, "max_response": 2048},
+        {"model": "tiny-qwen2", "dataset": "tiny-sums", "max_prompt": 16, "max_response": 8},
+    ],
+)  # fmt: skip
+def test_an_engine_is_as_wide_as_vllm_demands(settings, on_gpu):
+    cell = paper(**settings)
+    plan, shape = engine_plan(cell, on_gpu), shape_of(cell.model_spec)
+    assert plan.rows <= plan.batched_tokens <= plan.rows * longest(cell)
+    size = 2 if cell.precision == "bf16" else 4
+    blocks = longest(cell) // ENGINE_BLOCK + 2  # its last one is not full, and one is the engine's
+    assert plan.cache_bytes >= blocks * ENGINE_BLOCK * token_bytes(shape, size)
+
+
+def test_an_engine_is_as_wide_as_the_evaluation_whatever_the_batch():
+    narrow = paper(batch=32)
+    assert engine_plan(narrow).rows == 512  # of 1319 test questions; of them TRL would take 32
+    assert engine_plan(narrow) == engine_plan(paper(batch=2048, rollouts=8))
+    asked = {"test_questions": 64, "train_questions": 0}
+    assert engine_plan(paper(eval=asked)).rows == 256
+    assert engine_plan(paper(eval=asked, batch=512)).rows == 512
+
+
+def test_an_engines_cache_is_bounded_and_smaller_on_the_cpu():
+    whole = paper(model="tiny-qwen2", dataset="tiny-sums")
+    shape = shape_of(whole.model_spec)
+    rows = engine_plan(whole).rows * (longest(whole) + ENGINE_BLOCK)
+    assert engine_plan(whole).cache_bytes == rows * token_bytes(shape) > ENGINE_CACHE_LEAST
+    large = paper(model="olmo-2-1b-instruct")
+    assert engine_plan(large, on_gpu=True).cache_bytes == 4 << 30
+    assert engine_plan(large).cache_bytes == 1 << 30
+    short = paper(model="tiny-qwen2", dataset="tiny-sums", max_prompt=16, max_response=8)
+    few = short.model_copy(update={"eval": short.eval.model_copy(update={"test_questions": 9})})
+    assert engine_plan(few).cache_bytes >= ENGINE_CACHE_LEAST
+
+
+def test_what_the_engine_holds_is_there_beside_the_update():
+    """Its weights, its cache and its graphs, all the time; the scores of a step but then."""
+    made, before = predicted_bytes(paper(engine="vllm")), predicted_bytes(paper())
+    cache = engine_plan(paper(), on_gpu=True).cache_bytes
+    assert before.engine == 0
+    assert made.engine == 2 * 494_032_768 + cache + ENGINE_GRAPHS_BYTES
+    assert made.peak == before.peak + made.engine  # of an update
+    wide = predicted_bytes(paper(engine="vllm", precision="fp32"))
+    assert wide.engine - made.engine == 2 * 494_032_768, "the cache is at its bound in both"
+    vocabulary = shape_of(paper().model_spec).vocabulary
+    assert made.generation > 512 * vocabulary * 32
+    longer = predicted_bytes(paper(engine="vllm", max_response=4096))
+    assert longer.generation == made.generation, "but for a pass of scoring, it is the step's"
 
 
 # ---- half the rows

@@ -17,7 +17,7 @@ import pytest
 from grids.cell import Cell
 from grids.errors import InputError
 from grids.grid import Grid
-from orchestrator.packing import MARGIN, Gpus, share, shares, visible_gpus
+from orchestrator.packing import MARGIN, Gpus, check_nodes, share, shares, visible_gpus
 from tests.conftest import ROOT
 from workers.footprint import predicted_bytes
 from workers.memory import CONTEXT_BYTES
@@ -88,6 +88,32 @@ def test_a_cell_that_no_gpu_holds_is_told_with_what_to_lower() -> None:
     assert set(shares(tried, Gpus(40 * 10**9, 40 * 10**9)).values()) == {1.0}
 
 
+def test_a_cell_takes_as_many_gpus_as_it_asks_for_and_is_told_how_many_would_do() -> None:
+    large = {"parameters": 7.6e9, "hub": "none/seven-billion", "name": "seven"}
+    spec = paper().model_spec.model_copy(update=large)
+    cell = paper().model_copy(update={"model_spec": spec, "precision": "fp32"})
+    with pytest.raises(InputError, match="give `gpus: 4` to spread it over 4 GPUs of one node"):
+        shares([cell], H100)
+    spread = cell.model_copy(update={"gpus": 4.0})
+    assert spread.key == cell.key and spread.processes == 4
+    assert shares([spread], H100) == {cell.key: 4.0}
+    alone, each = predicted_bytes(cell), predicted_bytes(spread)
+    assert each.optimizer == alone.optimizer // 4 and each.gradients == alone.gradients // 4
+    assert alone.weights // 4 <= each.weights < alone.weights
+    # what is put together for a pass or to generate comes on top
+    assert each.generation - alone.generation == 4 * int(7.6e9)
+    assert each.activations > alone.activations
+    assert each.peak * (1 + MARGIN) + CONTEXT_BYTES <= H100.smallest < alone.peak
+
+
+def test_more_gpus_than_a_node_has_are_refused_before_anything_starts() -> None:
+    cells = [paper(), paper(seed=1, gpus=4), paper(seed=2, gpus=8)]
+    check_nodes(cells, 8)
+    with pytest.raises(InputError, match="s2 .and 1 more.: gpus: 8, but the largest node .* has 2"):
+        check_nodes(cells, 2)
+    check_nodes([paper(), paper(gpus=0.5)], 0)  # nodes come later
+
+
 def test_shares_are_of_the_smallest_gpu_of_a_mixed_cluster() -> None:
     cell = paper()
     mixed = Gpus(40 * 10**9, 80 * 10**9)
@@ -102,8 +128,21 @@ def test_the_paper_fits_on_one_gpu_of_80_gb() -> None:
     from grids.load import load_grids
 
     grids = load_grids(sorted((ROOT / "grids/paper").glob("*.yaml")))
-    found = shares([cell for grid in grids for cell in grid.cells()], H100)
-    assert 0.05 < min(found.values()) and max(found.values()) < 1.0
+    cells = [cell for grid in grids for cell in grid.cells()]
+    for engine, most in (("transformers", 0.95), ("vllm", 1.0)):
+        served = [cell.model_copy(update={"engine": engine}) for cell in cells]
+        found = shares(served, H100)
+        assert 0.05 < min(found.values()) and max(found.values()) <= most
+
+
+def test_an_engine_takes_a_larger_share_and_is_named_where_it_takes_most() -> None:
+    plain, served = paper(), paper(engine="vllm")
+    assert shares([served], H100)[served.key] > shares([plain], H100)[plain.key]
+    with pytest.raises(InputError, match="engine: transformers"):
+        shares([served], Gpus(20 * 10**9, 20 * 10**9))
+    with pytest.raises(InputError) as error:
+        shares([plain], Gpus(10 * 10**9, 10 * 10**9))
+    assert "engine" not in str(error.value)
 
 
 def test_a_machine_tells_the_gpus_that_it_sees() -> None:

@@ -175,6 +175,37 @@ def test_memory_that_runs_out_gets_one_more_try_with_half(queues: Any) -> None:
     assert given(other).halved, "the next driver knows"
 
 
+@pytest.mark.parametrize("limit", [1, 3])
+def test_an_engine_that_died_is_tried_once_more_whatever_else_was_tried(
+    queues: Any, limit: int
+) -> None:
+    queue = queues(slots=1, seeds=1, limit=limit)
+    item, told = given(queue), "the vLLM engine died while it answered 8 prompts"
+    item.tries = limit - 1  # its other failures would already have been one too many
+    worker = Worker(queue, item)
+    attempts.mark_failed(worker.lease, "key", Ending("engine_died", told))
+    worker.ends("engine_died", told)
+    assert item.place != ENDED and given(queue) is item
+    again = Worker(queue, item)
+    again.checkpoint(7)  # the second death, even if it came later
+    attempts.mark_failed(again.lease, "key", Ending("engine_died", told))
+    again.ends("engine_died", told)
+    assert (item.place, item.state, item.reason) == (ENDED, "failed", told) and queue.finished
+
+
+def test_what_another_try_would_end_like_is_a_mistake_even_if_the_process_ended(
+    queues: Any,
+) -> None:
+    queue = queues(slots=1, seeds=1)
+    worker = Worker(queue, item := given(queue))
+    ending = Ending("failed", "no room for its cache", final=True)
+    attempts.note(worker.lease, ending)
+    attempts.mark_failed(worker.lease, "key", ending)
+    worker.lease.release()
+    queue.died(item.where, "ActorDiedError: it ended itself")
+    assert (item.place, item.state, item.reason) == (ENDED, "failed", "no room for its cache")
+
+
 def test_a_worker_that_could_tell_before_it_ended_is_believed(queues: Any) -> None:
     queue = queues(slots=2, seeds=2)
     item = given(queue)

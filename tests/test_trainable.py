@@ -15,8 +15,10 @@ from grids.cell import Cell
 from grids.paths import CellPaths, Store, read_json, read_lines, write_json
 from orchestrator import tracking
 from orchestrator.attempts import BLIND, HELD, MISTAKE
-from orchestrator.trainable import Task, Trial
+from orchestrator.trainable import ENDING_PROCESS, Task, Trial
 from workers import lease
+from workers.engine import TransformersEngine
+from workers.engine_check import EngineError, NoRoomError
 from workers.run import run_cell
 
 
@@ -159,6 +161,49 @@ def test_memory_that_runs_out_is_told_apart(
     assert read_lines(made.paths.attempts)[-1]["rows_per_pass"] == 4
     assert run_of(client, made).data.tags["banditgrid.rows_per_pass"] == "4"
     assert not made.paths.failed.exists()
+
+
+def test_an_engine_that_dies_is_told_with_its_round_and_nothing_is_lost(
+    trial: Any, tiny: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every round leaves a checkpoint here; the engine dies in the third."""
+    monkeypatch.setattr("workers.run.CHECKPOINT_SECONDS", 0.0)
+    monkeypatch.setattr("workers.run.CHECKPOINT_SHARE", float("inf"))
+    cell = tiny()
+    with monkeypatch.context() as patch:
+        made = trial(cell)
+        whole = TransformersEngine.generate
+
+        def dying(engine: Any, *args: Any, **kwargs: Any) -> Any:
+            if len(read_lines(made.paths.journal)) == 3:
+                raise EngineError("the engine died: RuntimeError: broken")
+            return whole(engine, *args, **kwargs)
+
+        patch.setattr(TransformersEngine, "generate", dying)
+        reason = "the engine died: RuntimeError: broken (in round 3)"
+        assert made.run() == {"how": "engine_died", "reason": reason}
+    assert made.spoilt and "engine_died" in ENDING_PROCESS
+    again = trial(cell)
+    assert again.run()["how"] == "finished" and not again.spoilt
+    first, second = read_lines(made.paths.attempts)
+    assert (first["how"], first["to_round"], second["from_round"]) == ("engine_died", 2, 2)
+    assert not made.paths.failed.exists()
+    run_cell(cell, tmp_path / "whole", lambda _: None)
+    assert made.paths.journal.read_bytes() == CellPaths(tmp_path / "whole").journal.read_bytes()
+
+
+def test_an_engine_without_room_is_not_tried_again_and_its_process_ends(
+    trial: Any, tiny: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def small(*_: Any, **__: Any) -> None:
+        raise NoRoomError("no room") from torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(TransformersEngine, "generate", small)
+    made = trial(tiny())
+    assert made.run() == {"how": MISTAKE, "reason": "no room"}
+    assert made.spoilt
+    (line,) = read_lines(made.paths.attempts)
+    assert (line["how"], line["final"]) == ("failed", True)
 
 
 def test_a_person_s_mistake_is_its_own_message(trial: Any, tiny: Any) -> None:

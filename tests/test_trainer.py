@@ -36,7 +36,7 @@ def spied(trainer: BanditTrainer) -> list[list[Row]]:
     def spy(*args: Any) -> Any:
         updates = list(kept(*args))
         seen.extend(updates)
-        return iter(updates)
+        return updates
 
     trainer._update_rows = spy
     return seen

@@ -93,12 +93,15 @@ def merged(model: Any) -> Iterator[tuple[str, Tensor]]:
 # ---- files
 
 
-def save(model: Any, folder: Path) -> None:
-    """Write the adapters as peft keeps them, so that its `PeftModel.from_pretrained` loads them."""
+def save(model: Any, folder: Path, weights: dict[str, Any] | None = None) -> None:
+    """Write the adapters as peft keeps them, so that its `PeftModel.from_pretrained` loads them.
+
+    `weights`: their state, whole, where the model holds it in shards.
+    """
     from safetensors.torch import save_file
 
-    weights = {name: value.contiguous() for name, value in state(model).items()}
-    save_file(weights, folder / WEIGHTS, metadata={"format": "pt"})
+    whole = {name: value.contiguous() for name, value in (weights or state(model)).items()}
+    save_file(whole, folder / WEIGHTS, metadata={"format": "pt"})
     config = model.peft_config[NAME]
     config.inference_mode = True  # what a loaded adapter is for, unless its reader says otherwise
     config.save_pretrained(folder)
@@ -107,20 +110,24 @@ def save(model: Any, folder: Path) -> None:
 
 def state(model: Any) -> dict[str, Tensor]:
     """The adapters' weights under the names that peft's files have."""
-    from peft import get_peft_model_state_dict
+    found = model.state_dict()
+    return {file_name: found[name] for name, file_name in _names(model).items()}
 
-    # Otherwise peft asks the hub whether the base's vocabulary was resized.
-    made: dict[str, Tensor] = get_peft_model_state_dict(model, save_embedding_layers=False)
-    return made
+
+def _names(model: Any) -> dict[str, str]:
+    """Names of the weights in the model, and in files of peft, which lack the adapter's name."""
+    names = [name for name, _ in model.named_parameters() if ".lora_" in name]
+    return {name: name.replace(f".{NAME}.", ".") for name in names}
 
 
 def load(model: Any, weights: dict[str, Any], folder: Path) -> None:
     """Put weights into a model's adapters. Raises `ValueError` where they are not all there."""
-    from peft import set_peft_model_state_dict
+    from workers.sharding import load_weights
 
-    if missing := sorted(state(model).keys() - weights.keys()):
+    names = _names(model)
+    if missing := sorted(set(names.values()) - weights.keys()):
         raise ValueError(f"{folder} lacks weights: {missing[:3]}")
-    set_peft_model_state_dict(model, weights)
+    load_weights(model, {name: weights[file_name] for name, file_name in names.items()})
 
 
 # ---- how adapters begin

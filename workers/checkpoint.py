@@ -160,7 +160,7 @@ def _write(
     try:
         scratch.mkdir()
         if adapters.is_adapted(model):
-            adapters.save(model, scratch)
+            adapters.save(model, scratch, weights)
         else:
             model.save_pretrained(scratch, safe_serialization=True, state_dict=weights)
         torch.save(optimizer, scratch / OPTIMIZER)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
@@ -34,7 +34,7 @@ class Response:
 
     ids: list[int]
     truncated: bool
-    log_p_T: Tensor | None = None
+    log_p_T: Tensor | None = field(default=None, compare=False)
 
 
 class Engine(Protocol):

@@ -5,7 +5,7 @@ Knows nothing of training batches or losses. Leaves out intervals and gains (`an
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -48,45 +48,46 @@ class Evaluator:
 
     def greedy(self, phase: str, round: int, seen: set[int] | None = None) -> Evaluated:
         """Greedy Pass@1; `seen` are the train questions, by index, that training has drawn."""
-        rows: Rows = []
-        for split, questions in (self.splits | self.held_out).items():
-            rows += self._answer(phase, round, split, questions, samples=1, sampled=False)
+        rows = self._answer(phase, round, self.splits | self.held_out)
         return Evaluated(rows, self._means(rows, "") | self._by_seen(rows, seen))
 
     def sampled(self, phase: str, round: int, seed: int | None) -> Evaluated:
         """Pass@1 over `eval.samples` samples a question, of the test set and the train subset."""
-        rows: Rows = []
-        for split, questions in self.splits.items():
-            rows += self._answer(
-                phase, round, split, questions, self.cell.eval.samples, sampled=True, seed=seed
-            )
+        count, tokens = self.cell.eval.samples, self.cell.max_response
+        numbers = [
+            uniforms(seed, f"{phase} {split}", round, _names(questions, count), tokens)
+            for split, questions in self.splits.items()
+        ]
+        rows = self._answer(phase, round, self.splits, count, np.concatenate(numbers))
         return Evaluated(rows, self._means(rows, outcome.SAMPLED_SUFFIX))
 
     def _answer(
         self,
         phase: str,
         round: int,
-        split: str,
-        questions: Sequence[Question],
-        samples: int,
-        sampled: bool,
-        seed: int | None = None,
+        splits: Mapping[str, Sequence[Question]],
+        samples: int = 1,
+        numbers_R_T: np.ndarray | None = None,
     ) -> Rows:
+        """Graded answers to all questions of some splits, which are one call of the engine."""
         cell = self.cell
-        asked = [(q, k) for q in questions if not q.too_long for k in range(samples)]
-        numbers = None
-        if sampled:
-            names = [(q.id, k) for q, k in asked]
-            numbers = uniforms(seed, f"{phase} {split}", round, names, cell.max_response)
-        prompts = [q.prompt_ids for q, _ in asked]
-        made = self.engine.generate(prompts, cell.max_response, numbers, cell.eval.temperature)
-        told = {(q.id, k): r for (q, k), r in zip(asked, made, strict=True)}
-        about = {"phase": phase, "round": round, "split": split}
-        about["decoding"] = "sampled" if sampled else "greedy"
-        every = [(q, k) for q in questions for k in range(samples)]
-        rows = ranks.told(lambda: [about | self._row(q, k, told.get((q.id, k))) for q, k in every])
-        failed = sum(row["correct"] != row["correct"] for row in rows)  # NaN alone differs
-        check_unscored(failed, len(rows), cell)
+        asked = [q for of in splits.values() for q in of if not q.too_long for _ in range(samples)]
+        prompts = [q.prompt_ids for q in asked]
+        made = iter(
+            self.engine.generate(prompts, cell.max_response, numbers_R_T, cell.eval.temperature)
+        )
+        decoding = "greedy" if numbers_R_T is None else "sampled"
+        rows: Rows = []
+        for split, questions in splits.items():
+            about = {"phase": phase, "round": round, "split": split, "decoding": decoding}
+            answered = [
+                about | self._row(q, k, None if q.too_long else next(made))
+                for q in questions
+                for k in range(samples)
+            ]
+            failed = sum(row["correct"] != row["correct"] for row in answered)  # NaN alone differs
+            check_unscored(failed, len(answered), cell)
+            rows += answered
         return rows
 
     def _row(self, question: Question, sample: int, response: Response | None) -> dict[str, Any]:
@@ -139,6 +140,11 @@ class Evaluator:
             outcome.TRAIN_PASS_UNSEEN: [r for r, s in zip(train, is_seen, strict=True) if not s],
         }
         return {name: _mean(part, "correct") for name, part in parts.items() if part}
+
+
+def _names(questions: Sequence[Question], samples: int) -> list[tuple[str, int]]:
+    """(question id, sample index) of each answer that is asked for."""
+    return [(q.id, k) for q in questions if not q.too_long for k in range(samples)]
 
 
 def _mean(rows: Rows, column: str) -> float:

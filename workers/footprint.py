@@ -15,6 +15,8 @@ Every term is a count of what the workers hold, for rows as long as the cell all
   in the precision of compute, its cache of keys and values, its CUDA graphs. To generate it takes
   its widest step and its sampler beside that, and no further keys and values.
 
+Of a cell on several GPUs it is what each of them holds (`_in_shards`).
+
 The bytes that a layer saves a token were counted on the Qwen2, Llama and OLMo-2 classes of
 transformers with scaled-dot-product attention; another class may differ. Left out: the CUDA context
 and the allocator's fragments, for which who places cells adds a margin. Imports no torch.
@@ -22,16 +24,11 @@ and the allocator's fragments, for which who places cells adds a margin. Imports
 
 from __future__ import annotations
 
-import json
 import math
 from dataclasses import dataclass
-from functools import lru_cache
-from pathlib import Path
-from typing import Any
 
-from grids.catalog import ModelSpec
 from grids.cell import Cell
-from grids.errors import InputError
+from workers.shapes import Shape, shape_of
 
 # Tokens in one forward and backward pass; one without gradient keeps no activations and takes more.
 PASS_TOKENS = 8192
@@ -44,8 +41,9 @@ LOGIT_TILE = 4096 * 32768
 # Test questions of a data set that does not tell.
 UNCOUNTED_ROWS = 5000
 # vLLM: rows at once, tokens of one step, bytes of its cache on a GPU and on the CPU. Rows that the
-# cache does not hold wait in its queue.
-ENGINE_ROWS = 512
+# cache does not hold wait in its queue. Two widths alone, so that an engine that is kept serves
+# cells of other shapes.
+ENGINE_ROWS = (256, 512)
 ENGINE_TOKENS = 8192
 ENGINE_CACHE_BYTES, ENGINE_CACHE_BYTES_ON_CPU = 4 << 30, 1 << 30
 ENGINE_CACHE_LEAST = 64 << 20
@@ -55,20 +53,6 @@ ENGINE_GRAPHS_BYTES = 1 << 30
 # Bytes that one row's choice of a token takes for each word: scores and log-probabilities in
 # float32, both twice, and what sampling by inversion makes of them in float64, twice.
 ENGINE_WORD_BYTES = 4 * 4 + 2 * 8
-
-
-@dataclass(frozen=True)
-class Shape:
-    """What of a model's architecture decides its memory; widths are per token."""
-
-    parameters: float
-    layers: int
-    hidden: int
-    queries: int  # heads × head size
-    keys: int  # the same of keys, and of values
-    inner: int
-    vocabulary: int
-    norms_queries: bool = False  # queries and keys have norms of their own
 
 
 @dataclass(frozen=True)
@@ -111,7 +95,7 @@ def engine_plan(cell: Cell, on_gpu: bool = False) -> EnginePlan:
     A cache in bytes, not as a share of what is free, so that engines that start beside each other
     on one GPU do not count each other's memory.
     """
-    rows = min(ENGINE_ROWS, _asked(cell))
+    rows = engine_rows(cell)
     tokens = min(max(ENGINE_TOKENS, cell.max_prompt), rows * longest(cell))
     token = token_bytes(shape_of(cell.model_spec), _size(cell))
     # One block is the engine's own; the CPU's kernels pad a head to at most twice its size.
@@ -119,6 +103,12 @@ def engine_plan(cell: Cell, on_gpu: bool = False) -> EnginePlan:
     most = ENGINE_CACHE_BYTES if on_gpu else ENGINE_CACHE_BYTES_ON_CPU
     cache = min(most, rows * (longest(cell) + ENGINE_BLOCK) * token)
     return EnginePlan(rows, max(tokens, rows), max(cache, least, ENGINE_CACHE_LEAST))
+
+
+def engine_rows(cell: Cell) -> int:
+    """Rows that an engine of vLLM is to answer at once."""
+    few, many = ENGINE_ROWS
+    return few if _asked(cell) <= few else many
 
 
 def predicted_bytes(cell: Cell) -> Predicted:
@@ -136,7 +126,7 @@ def predicted_bytes(cell: Cell) -> Predicted:
     update = tokens * _saved(shape, cell) + 2 * embedding + _tile(shape, cell, tokens)
     step = 4 * trained
     looked_at = 4 * embedding  # a gradient and its square in float64, after every other is made
-    return Predicted(
+    made = Predicted(
         weights=int(_weights(shape, cell)),
         optimizer=int(8 * trained),
         gradients=int(4 * trained),
@@ -144,6 +134,25 @@ def predicted_bytes(cell: Cell) -> Predicted:
         activations=int(max(update, step, looked_at)),
         generation=int(max(_generation(shape, cell), _scoring(shape, cell))),
         engine=_engine(shape, cell) if cell.engine == "vllm" else 0,
+    )
+    return _in_shards(made, shape, cell) if cell.processes > 1 else made
+
+
+def _in_shards(whole: Predicted, shape: Shape, cell: Cell) -> Predicted:
+    """Of a cell on several GPUs, what each has: a share of what is kept and, in a pass, a layer and
+    the embeddings put together, with their gradients; to generate, all weights. The copies that
+    autocast makes for the backward pass are whole."""
+    count = cell.processes
+    copies = max(0.0, _weights(shape, cell) - 4 * shape.parameters)
+    together = 4 * shape.parameters / shape.layers + 8 * shape.vocabulary * shape.hidden
+    return Predicted(
+        weights=int((whole.weights - copies) / count + copies),
+        optimizer=whole.optimizer // count,
+        gradients=whole.gradients // count,
+        reference=whole.reference // count,
+        activations=whole.activations + int(2 * together),
+        generation=whole.generation + int(4 * shape.parameters),
+        engine=whole.engine,
     )
 
 
@@ -257,57 +266,3 @@ def _asked(cell: Cell) -> int:
 
 def _size(cell: Cell) -> int:
     return 2 if cell.precision == "bf16" else 4
-
-
-def shape_of(spec: ModelSpec) -> Shape:
-    """The model's shape from its `config.json`; where this machine does not have it, a guess.
-
-    Raises `InputError` where the catalogue does not tell its size either.
-    """
-    config = _config(spec.path, spec.hub, spec.revision)
-    if config is not None:
-        return _read(config, spec.parameters)
-    if spec.parameters:
-        return _guessed(spec.parameters)
-    raise InputError(
-        f"{spec.name}: cannot tell how much memory it takes: neither its size nor its config.json "
-        "is known here; give `parameters:` of the model in the grid, or `gpus:` of its cells"
-    )
-
-
-@lru_cache(maxsize=64)
-def _config(path: str | None, hub: str | None, revision: str) -> dict[str, Any] | None:
-    """The `config.json` of a local copy, or of what the hub's client has fetched before."""
-    found: Any = Path(path) / "config.json" if path else None
-    if found is None and hub is not None:
-        from huggingface_hub import try_to_load_from_cache
-
-        found = try_to_load_from_cache(hub, "config.json", revision=revision or None)
-    try:
-        config = json.loads(Path(found).read_text(encoding="utf-8"))
-    except (TypeError, OSError, ValueError):  # not there, or no model's: the worker tells why
-        return None
-    return config if isinstance(config, dict) and "hidden_size" in config else None
-
-
-def _read(config: dict[str, Any], parameters: float) -> Shape:
-    hidden, heads = int(config["hidden_size"]), int(config["num_attention_heads"])
-    size = int(config.get("head_dim") or hidden // heads)
-    layers, vocabulary = int(config["num_hidden_layers"]), int(config["vocab_size"])
-    queries, keys = heads * size, int(config.get("num_key_value_heads") or heads) * size
-    inner = int(config.get("intermediate_size") or 4 * hidden)
-    if not parameters:
-        tables = 1 if config.get("tie_word_embeddings") else 2
-        layer = 2 * hidden * (queries + keys) + 3 * hidden * inner
-        parameters = tables * vocabulary * hidden + layers * layer
-    normed = str(config.get("model_type", "")).startswith(("olmo2", "olmo3", "qwen3", "gemma3"))
-    return Shape(parameters, layers, hidden, queries, keys, inner, vocabulary, normed)
-
-
-def _guessed(parameters: float) -> Shape:
-    """A decoder of this size as most of that size are: 16 layers at least, inner width four times
-    the hidden, no grouped keys, a large vocabulary."""
-    hidden = max(64, round(1.9 * parameters ** (1 / 3) / 64) * 64)
-    vocabulary = 128_000
-    layers = max(16, round((parameters - vocabulary * hidden) / (16 * hidden**2)))
-    return Shape(parameters, layers, hidden, hidden, hidden, 4 * hidden, vocabulary, True)

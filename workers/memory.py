@@ -41,6 +41,9 @@ class Memory(TypedDict):
     peak_gpu_bytes: int | None
 
 
+_others = Memory(peak_rss_bytes=0, peak_gpu_bytes=None)  # of a cell's processes beside this one
+
+
 def fence(share: float | None) -> None:
     """Hold this process to a share of its GPU's memory; without a GPU nothing happens.
 
@@ -83,6 +86,8 @@ class Peak:
 
     def reset(self) -> None:
         """Begin anew."""
+        global _others
+        _others = Memory(peak_rss_bytes=0, peak_gpu_bytes=None)
         self._is_marked = _set_mark_back()
         cuda = _cuda()
         if cuda is not None:
@@ -93,7 +98,21 @@ class Peak:
         rss = _status("VmHWM") if self._is_marked else None
         cuda = _cuda()
         gpu = None if cuda is None else int(cuda.max_memory_reserved())
-        return Memory(peak_rss_bytes=rss or _lifetime_peak(), peak_gpu_bytes=gpu)
+        gpu = gpu if _others["peak_gpu_bytes"] is None else _others["peak_gpu_bytes"]
+        own = rss or _lifetime_peak()
+        return Memory(peak_rss_bytes=own + _others["peak_rss_bytes"], peak_gpu_bytes=gpu)
+
+
+def count_in(rss_bytes: int, gpu_bytes: int | None) -> None:
+    """From now on the peak is also that of the processes that train this one's cell: the memory of
+    all together, and of one GPU."""
+    global _others
+    _others = Memory(peak_rss_bytes=rss_bytes, peak_gpu_bytes=gpu_bytes)
+
+
+def peak_of(pid: int) -> int:
+    """The most memory that another process has taken; 0 where the system does not tell."""
+    return _status("VmHWM", pid) or 0
 
 
 def _set_mark_back() -> bool:
@@ -109,9 +128,9 @@ def rss_bytes() -> int:
     return _status("VmRSS") or _lifetime_peak()
 
 
-def _status(field: str) -> int | None:
+def _status(field: str, pid: int | str = "self") -> int | None:
     with suppress(OSError, ValueError, IndexError):
-        for line in Path("/proc/self/status").read_text().splitlines():
+        for line in Path(f"/proc/{pid}/status").read_text().splitlines():
             if line.startswith(f"{field}:"):
                 return int(line.split()[1]) * 1024
     return None
@@ -130,6 +149,25 @@ def _cuda() -> Any | None:
     with suppress(AttributeError):
         cuda = sys.modules["torch"].cuda if "torch" in sys.modules else None
         return cuda if cuda is not None and cuda.is_initialized() else None
+    return None
+
+
+def free_bytes() -> int | None:
+    """Memory that this process could still take, of its share of a GPU or of the machine; None
+    where the system does not tell."""
+    torch = _with_gpu()
+    if torch is None:
+        return _available()
+    free, total = torch.cuda.mem_get_info()
+    share = fraction(_share, total) * total - torch.cuda.memory_reserved()
+    return int(max(0, min(free, share)))
+
+
+def _available() -> int | None:
+    with suppress(OSError, ValueError, IndexError):
+        for line in Path("/proc/meminfo").read_text().splitlines():
+            if line.startswith("MemAvailable:"):
+                return int(line.split()[1]) * 1024
     return None
 
 

@@ -28,7 +28,7 @@ from trl.trainer import add_fused_lm_head
 
 from grids import outcome
 from grids.cell import Cell
-from workers import adapters, ranks
+from workers import adapters, liger, ranks
 from workers.losses import clip_bounds, corrected
 from workers.models import Policy
 from workers.passes import NOTHING, Row, dealt, padded, pass_bounds
@@ -48,6 +48,7 @@ class PassTrainer(GRPOTrainer):
     """
 
     updates: Iterator[list[Row]]
+    ref_model: Any
 
     def __init__(self, cell: Cell, policy: Policy, **options: Any) -> None:
         self.cell, self.policy = cell, policy
@@ -55,14 +56,17 @@ class PassTrainer(GRPOTrainer):
         policy.model.config._name_or_path = str(policy.folder)
         super().__init__(model=policy.model, processing_class=policy.tokenizer, **options)
         self.beta = 0.0  # TRL made the reference; the KL is ours
+        self._headed = adapters.inner(self.model)
+        for model in (self.model, self.ref_model):  # with adapters all of it: peft calls its parts
+            shard(model)
         if cell.lora_rank and cell.kl > 0:
             self.ref_model = adapters.Base(self.model)
-        for model in (self.model, self.ref_model):
-            shard(model)
         # TRL's head tells the entropy with every pass: kept for the rounds that want it.
-        self._headed = adapters.inner(self.model)
         self._forward_with_entropy = self._headed.__dict__.pop("forward")
         add_fused_lm_head(self._headed, temperature=self.temperature)
+        if cell.liger:
+            liger.check(cell, policy.folder)
+            liger.add_loss(self._headed, cell)
 
     # ---- passes without gradient
 
@@ -119,7 +123,8 @@ class PassTrainer(GRPOTrainer):
         all where they are held against an engine's."""
         if self.ref_model is not None:
             rows = self._with(rows, self.ref_model, "reference", "log_ref_T")
-        if later or (self.cell.importance_correction and self.cell.engine == "vllm"):
+        compared = self.cell.importance_correction or self.cell.liger
+        if later or (compared and self.cell.engine == "vllm"):
             rows = self._with(rows, self.model, "behaviour", "log_old_T")
         return rows
 
@@ -151,7 +156,7 @@ class PassTrainer(GRPOTrainer):
             log_old_N_T = inputs["old_per_token_logps"]
             log_engine_N_T = inputs["engine_per_token_logps"]
             inputs["tool_mask"] = corrected(weights_N_T, log_old_N_T, log_engine_N_T)
-        loss: Tensor = super()._compute_loss(model, inputs)
+        loss = self._clipped_loss(model, inputs)
         log_p_N_T = self._log_p_N_T
         if cell.loss != TRLS_LOSS:
             loss = self._own_loss(log_p_N_T, inputs)
@@ -169,6 +174,15 @@ class PassTrainer(GRPOTrainer):
             old_N_T = inputs.get("old_per_token_logps", log_p_N_T.detach())
             log_engine_N_T = inputs["engine_per_token_logps"]
             self.round.note_engine(old_N_T, log_engine_N_T, inputs["completion_mask"])
+        return loss
+
+    def _clipped_loss(self, model: Any, inputs: dict[str, Any]) -> Tensor:
+        """PPO's, with the tokens' log-probabilities in `_log_p_N_T`; of liger's there are none."""
+        if self.cell.liger:
+            unknown_N_T = torch.zeros_like(inputs["tool_mask"])  # any number: the ratio is 1
+            self._log_p_N_T = inputs.get("old_per_token_logps", unknown_N_T)
+            return liger.loss(model, inputs)
+        loss: Tensor = super()._compute_loss(model, inputs)
         return loss
 
     def _own_loss(self, log_p_N_T: Tensor, inputs: dict[str, Any]) -> Tensor:

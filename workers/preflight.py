@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from grids.cell import Cell
+from workers import engine_check, liger
 from workers.data import Question, check_batch, load_questions, split_off
 from workers.models import check_context, model_folder
 from workers.rewards import check_solutions
@@ -33,7 +34,11 @@ def check(cells: Iterable[Cell]) -> list[str]:
     notes: list[str] = []
     trains: dict[str, tuple[Question, ...]] = {}
     folders: dict[str, Path] = {}
+    engine_checked = False
     for cell in cells:
+        if cell.engine == "vllm" and not engine_checked:
+            engine_check.check()
+            engine_checked = True
         data, model = cell.dataset_spec, cell.model_spec
         named = data.model_dump_json() + "".join(p.digest for p in cell.plugin_specs)
         if named not in trains:
@@ -45,4 +50,5 @@ def check(cells: Iterable[Cell]) -> list[str]:
         check_batch(cell, len(split_off(trains[named], cell.holdout).train))
         check_solutions(cell, trains[named])
         check_context(cell, folders[model.revision])
+        liger.check(cell, folders[model.revision])
     return notes

@@ -6,7 +6,7 @@ of an update's passes; everything else each computes whole, from what was gather
 The first alone grades, writes and decides (`told`). In the one process of any other cell there is
 nobody to tell and nothing is shared.
 
-Leaves out how the processes are started and ended (`launch.py`). Imports no torch until one joins.
+Leaves out how the processes are started and ended (`crew.py`). Imports no torch until one joins.
 """
 
 from __future__ import annotations
@@ -152,6 +152,11 @@ class SharedEngine:
 
         with whole(self.policy.model):
             return shared(prompts, answers)
+
+
+def sharing(engine: Engine) -> Engine:
+    """The engine of a process that answers with all others of its cell, or alone."""
+    return SharedEngine(engine) if _here.count > 1 else engine
 
 
 # ---- writing

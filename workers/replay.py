@@ -95,7 +95,7 @@ _PER_TOKEN = ("ids_T", "log_p_T", "log_ref_T", "log_engine_T")
 
 
 def _light(rollout: Rollout) -> Rollout:
-    return replace(rollout, **dict.fromkeys(_PER_TOKEN))
+    return replace(rollout, ids_T=None, log_p_T=None, log_ref_T=None, log_engine_T=None)
 
 
 def _on_cpu(rollout: Rollout) -> Rollout:

@@ -6,6 +6,7 @@ weights come out as those of an uninterrupted run. Leaves out scheduling and MLf
 
 from __future__ import annotations
 
+import logging
 import math
 import time
 from collections.abc import Callable
@@ -20,7 +21,7 @@ from grids import outcome
 from grids.cell import Cell
 from grids.outcome import Progress
 from grids.paths import CellPaths
-from workers import checkpoint, claim, warm
+from workers import checkpoint, claim, ranks, warm
 from workers.data import Questions
 from workers.evaluate import Evaluated, Rows
 from workers.journal import Journal, is_evaluation, write_outcomes
@@ -38,8 +39,13 @@ CHECKPOINT_SHARE = 0.05
 # evaluation can touch training. With fewer right answers than this at the base, it may be chance.
 COLLAPSE = 0.1
 COLLAPSE_FROM = 20
+# Mean |log p of the engine - log p of the trainer| of a round's tokens, nats, above which the
+# rollouts are no longer those of the policy that is trained, and a person is told.
+GAP_WARNING = {"fp32": 1e-3, "bf16": 0.05}
 # Answers kept for people to read at each evaluation.
 SHOWN = 4
+
+logger = logging.getLogger(__name__)
 
 Report = Callable[[Progress], bool | None]
 
@@ -76,21 +82,33 @@ def run_cell(
         claim.leave(cell, lease)  # where a kill came between the mark and this
         return mark
     claim.take(cell, lease)
+    shared = shared or paths.directory / "shared"
+    if cell.processes > 1:
+        from workers.crew import train
+
+        return train(cell, lease, report, shared)
+    return attempt(cell, lease, report, shared)
+
+
+def attempt(
+    cell: Cell, lease: Lease | ranks.Lent, report: Report, shared: Path
+) -> dict[str, Any] | None:
+    """`run_cell` in a process that trains, or helps to, under a lease that is taken."""
     transformers_logging.disable_progress_bar()
-    return _Run(cell, lease, report, shared or paths.directory / "shared").go()
+    return _Run(cell, lease, report, shared).go()
 
 
 class _Run:
     """One attempt at a cell."""
 
-    def __init__(self, cell: Cell, lease: Lease, report: Report, shared: Path) -> None:
+    def __init__(self, cell: Cell, lease: Lease | ranks.Lent, report: Report, shared: Path) -> None:
         self.cell, self.lease, self.report = cell, lease, report
         self.paths = lease.paths
         self.journal = Journal(lease)
         self.policy: Policy = warm.policy(cell)
         check_context(cell, self.policy.folder)
         self.questions: Questions = warm.questions(cell, self.policy)
-        self.engine = warm.engine(cell, self.policy)
+        self.engine = ranks.sharing(warm.engine(cell, self.policy))
         self.scores = Scores(cell, self.questions, self.engine, lease, shared)
         self.start = 0
         self.save_seconds = 0.0
@@ -98,6 +116,7 @@ class _Run:
         self.diverged: tuple[int, str] | None = None
         self.left = False
         self.asked_to_leave = False
+        self.warned = False
         found = provenance(self.questions.notes) | {"attempt": lease.epoch}
         lease.write_json(self.paths.provenance, found)
 
@@ -106,6 +125,7 @@ class _Run:
         self.base = self.scores.base()
         found = checkpoint.latest(self.paths.checkpoint, self.cell.key)
         self.start = found.round if found else 0
+        ranks.together()  # all have read what may be taken away next
         claim.refuse_a_shorter_run(self.cell, self.paths, self.start)
         self.journal.cut_back(self.start if found else -1)
         checkpoint.prune(self.lease, checkpoint.KEPT, after=self.start)
@@ -170,6 +190,7 @@ class _Run:
     def after_round(self, trainer: BanditTrainer) -> bool:
         """Evaluate, write, report and save what is due; False where training must stop."""
         made, began = trainer.round, time.perf_counter()
+        made.settle()
         metrics = dict(made.metrics)
         broken = _not_finite(metrics)
         last = made.number == self.cell.rounds
@@ -185,9 +206,21 @@ class _Run:
         if broken:
             self.diverged = (made.number, broken)
             return False
+        self._warn_of_gap(made.number, metrics.get(outcome.ENGINE_GAP, 0.0))
         self.left = self.asked_to_leave and not last
         self._save(trainer, made.number, due or self.left)
         return not self.left
+
+    def _warn_of_gap(self, round: int, gap: float) -> None:
+        if gap > GAP_WARNING[self.cell.precision] and not self.warned:
+            self.warned = True
+            logger.warning(
+                "%s: in round %d the engine's log-probabilities lay %.4f nats a token from the "
+                "trainer's, more than %g: what is learned is not quite what was drawn. See "
+                "%s of every round; importance_correction: true weighs the tokens, precision: "
+                "fp32 or engine: transformers ends the gap",
+                self.cell.label, round, gap, GAP_WARNING[self.cell.precision], outcome.ENGINE_GAP,
+            )  # fmt: skip
 
     def _due_evaluation(self, round: int, last: bool) -> Evaluated:
         return self.scores.final(round) if last else self.scores.greedy(round)
@@ -208,8 +241,8 @@ class _Run:
         line = self.journal.write(round, metrics)
         if trainer is not None:
             self.journal.time(round, trainer.round.seconds, self.lease.epoch)
-        told = self.report(Progress(round, self.cell.rounds, line, self._seconds_left(round)))
-        self.asked_to_leave |= bool(told)
+        progress = Progress(round, self.cell.rounds, line, self._seconds_left(round))
+        self.asked_to_leave |= bool(ranks.told(lambda: self.report(progress)))
 
     def _seconds_left(self, round: int) -> float | None:
         made = round - self.start
@@ -220,7 +253,7 @@ class _Run:
     def _save(self, trainer: BanditTrainer, round: int, due: bool) -> None:
         began = time.monotonic()
         wait = max(CHECKPOINT_SECONDS, self.save_seconds / CHECKPOINT_SHARE)
-        if due or began - self.saved_at > wait:
+        if ranks.told(lambda: due or began - self.saved_at > wait):
             memory = trainer.memory()
             model, optimizer = self.policy.model, trainer.optimizer
             checkpoint.save(self.lease, round, self.cell.key, model, optimizer, memory)

@@ -45,7 +45,8 @@ def trainer_settings(cell: Cell, start: int, output_dir: str) -> OneRolloutConfi
         max_grad_norm=cell.max_grad_norm,
         # the loss
         # with adapters TRL would make a second set of them for its reference; ours turns them off
-        loss_type="dapo", beta=0.0 if cell.lora_rank else cell.kl, use_bias_correction_kl=False, scale_rewards="none",
+        loss_type="dapo", beta=0.0 if cell.lora_rank else cell.kl,
+        use_bias_correction_kl=False, scale_rewards="none",
         epsilon=low, epsilon_high=high,
         delta=dual, temperature=cell.temperature,
         vllm_importance_sampling_correction=False, mask_truncated_completions=False,

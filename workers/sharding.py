@@ -21,13 +21,13 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 
-from workers import ranks
+from workers import adapters, ranks
 
 
 def shard(model: Any) -> None:
     """Leave this process its share of a model, which every process has whole and alike."""
     here = ranks.here()
-    if here.count == 1 or model is None:
+    if here.count == 1 or not isinstance(model, torch.nn.Module):  # a view of another, or none
         return
     mesh = init_device_mesh(model.device.type, (here.count,))
     layers = set(getattr(model, "_no_split_modules", None) or ())
@@ -41,6 +41,9 @@ def shard(model: Any) -> None:
     for module in _parts(model):
         module.set_gradient_divide_factor(1.0)
         module.set_force_sum_reduction_for_comms(True)
+    # A model with adapters generates by its inner model: it must be known before which is the root.
+    with torch.no_grad(), torch.autocast(model.device.type, dtype=torch.bfloat16):
+        model(input_ids=torch.zeros((1, 1), dtype=torch.long, device=model.device))
 
 
 def _parts(model: Any) -> list[FSDPModule]:
@@ -76,8 +79,21 @@ def full(state: Any) -> Any:
 
 
 def gathered_weights(model: Any) -> dict[str, Any] | None:
-    """The state of a model in shards, whole, as `full` gives it; None where it is whole already."""
-    found: dict[str, Any] | None = full(dict(model.state_dict())) if _parts(model) else None
+    """What a checkpoint holds of a model in shards, whole, as `full` gives it; None where it is
+    whole already. Weights that are tied stay one tensor, which files hold once."""
+    if not _parts(model):
+        return None
+    if adapters.is_adapted(model):
+        found: dict[str, Any] = full(adapters.state(model))
+        return found
+    tied = {name: id(p) for name, p in model.named_parameters(remove_duplicate=False)}
+    made: dict[Any, Any] = {}
+    found = {}
+    for name, value in model.state_dict().items():
+        key = tied.get(name, name)
+        if key not in made:
+            made[key] = full(value)
+        found[name] = made[key]
     return found
 
 

@@ -1,6 +1,6 @@
 """vLLM in the trainer's process, through TRL's colocate mode, on weights pushed before every call.
 
-TRL starts it and pushes weights (merging adapters, gathering shards); ours are the settings of the
+TRL starts it and pushes weights (gathering shards); ours are merged adapters, the settings of the
 engine, which TRL takes from the training batch, the sampling (`vllm_sampling.py`) and a proof at
 the start that pushed weights arrive. A call holds all prompts of a round, or a whole test set; vLLM
 runs as many at once as fit. One engine is kept for the next cell of equal needs.
@@ -12,7 +12,9 @@ weights (trl#5312, vllm#29341): it is never on. More than one GPU to an engine.
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
+import warnings
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -21,7 +23,7 @@ import torch
 from accelerate import Accelerator
 
 from grids.cell import Cell
-from workers import memory, vllm_fixes
+from workers import adapters, engine_check, memory, vllm_fixes
 from workers.engine import Response
 from workers.engine_check import EngineError
 from workers.footprint import EnginePlan, engine_plan, longest
@@ -43,6 +45,14 @@ LAUNCHED = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 SHIFT = 1.5
 
 
+def _is_news(record: logging.LogRecord) -> bool:
+    """transformers wonders at every trainer about the process group that vLLM has made."""
+    return "process group is initialized" not in record.getMessage()
+
+
+logging.getLogger("transformers.training_args").addFilter(_is_news)
+
+
 class VllmEngine:
     """Generates with a copy of the policy's weights, made anew before every call.
 
@@ -57,8 +67,12 @@ class VllmEngine:
 
     def __init__(self, policy: Policy, cell: Cell) -> None:
         self.is_dead = False
+        engine_check.check(on_gpu=policy.model.device.type != "cpu")
         with self._deadly(f"at its start ({_told(_plan(cell))})"):
-            with _environment(), memory.starting(), vllm_fixes.apart(policy.model):
+            with (
+                _environment(), memory.starting(), engine_check.room(cell, _plan(cell)),
+                vllm_fixes.apart(policy.model),
+            ):  # fmt: skip
                 vllm_fixes.prepare()
                 self._colocated = _colocated(policy, cell, Accelerator())
             self.serve(policy)
@@ -182,6 +196,8 @@ def _colocated(policy: Policy, cell: Cell, accelerator: Any) -> Any:
 
     plan = _plan(cell)
     start, given = vllm_generation.LLM, _settings(policy, cell, plan)
+    if accelerator.num_processes == 1:  # alone it needs no port, of which another may have it
+        given["distributed_executor_backend"] = "uni"
 
     def ours(**chosen: Any) -> Any:
         expected = {"model", "max_num_seqs", "max_num_batched_tokens", "seed", "max_model_len"}
@@ -191,13 +207,22 @@ def _colocated(policy: Policy, cell: Cell, accelerator: Any) -> Any:
 
     vllm_generation.LLM = ours
     try:
-        return vllm_generation.VLLMGeneration(
+        made = vllm_generation.VLLMGeneration(
             model=policy.model, accelerator=accelerator, processing_class=policy.tokenizer,
             mode="colocate", max_model_length=longest(cell), max_num_seqs=plan.rows,
             enable_sleep_mode=False, logprobs=None, trust_remote_code=False,
         )  # fmt: skip
     finally:
         vllm_generation.LLM = start
+    plain = made._iter_named_params
+
+    def served() -> Iterator[tuple[str, Any]]:
+        """TRL would merge adapters into the base and take them out, which leaves rounding in it."""
+        adapted = adapters.is_adapted(made.model)
+        return adapters.merged(made.model) if adapted else plain()
+
+    made._iter_named_params = served
+    return made
 
 
 def needs(cell: Cell) -> tuple[Any, ...]:
@@ -217,19 +242,19 @@ def _settings(policy: Policy, cell: Cell, plan: EnginePlan) -> dict[str, Any]:
     from workers.vllm_sampling import Inversion
 
     on_cpu = policy.model.device.type == "cpu"
-    return {
+    return (vllm_fixes.CPU_SETTINGS if on_cpu else {}) | {
         "model": str(policy.folder),
         "dtype": DTYPES[cell.precision],
         "max_num_batched_tokens": plan.batched_tokens,
         "kv_cache_memory_bytes": plan.cache_bytes,
         "gpu_memory_utilization": _fraction(policy, cell, plan),
         "enable_prefix_caching": True,
-        "enforce_eager": on_cpu,  # compiling for the CPU takes longer than small cells do
         "async_scheduling": False,  # tokens are chosen here, so each step waits for the last
         "skip_tokenizer_init": True,
         "generation_config": "vllm",  # not the model's own: a repetition penalty among it
         "logits_processors": [Inversion],
         "disable_log_stats": True,
+        "use_tqdm_on_load": False,
     }
 
 
@@ -250,7 +275,9 @@ def _environment() -> Iterator[None]:
     before = {name: os.environ.get(name) for name in LAUNCHED}
     state, set_threads = torch.get_rng_state(), torch.set_num_threads
     try:
-        yield
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # of PyTorch about vLLM
+            yield
     finally:
         for name, value in before.items():
             os.environ.pop(name, None)

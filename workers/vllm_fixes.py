@@ -19,6 +19,12 @@ from torch import Tensor
 from torch.nn.functional import linear, pad
 from transformers import PreTrainedModel
 
+CPU_SETTINGS: dict[str, Any] = {
+    "enforce_eager": True,  # compiling takes longer than small cells do
+    # The kernel that turns queries and keys by their places writes beyond odd head sizes in bf16.
+    "compilation_config": {"custom_ops": ["-rotary_embedding"]},
+}
+
 
 class _Changed(NamedTuple):
     """What vLLM puts in place of a class's own."""

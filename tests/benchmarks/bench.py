@@ -1,5 +1,5 @@
 """`make bench`: what the embedded models learn, how long a round and an evaluation take, alone and
-against TRL's, and what many cells cost beside their training.
+against TRL's, a real model's under each engine, and what many cells cost beside their training.
 
 Prints each figure beside what it should be. The runs are kept in ./bench, so that a second call
 measures times anew and trains nothing again. Leaves out anything that fails a build.
@@ -43,7 +43,7 @@ def main() -> None:
     subprocess.run(ratios, env=ONE_CORE, check=True, cwd=ROOT)
     real_model.main()
     commands()
-    for module in ("scale", "short_cells", "shell_loop"):
+    for module in ("engines", "scale", "short_cells", "shell_loop"):
         subprocess.run([sys.executable, "-m", f"tests.benchmarks.{module}"], check=True, cwd=ROOT)
 
 
