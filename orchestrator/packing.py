@@ -92,10 +92,11 @@ def _too_large(found: Sequence[tuple[Predicted, Cell]], gpus: Gpus) -> str:
 
 def _several(cell: Cell, gpus: Gpus) -> str:
     """Advice to spread a cell over GPUs of one node, where a few would hold it."""
-    for count in SEVERAL:
-        spread = predicted_bytes(cell.model_copy(update={"gpus": float(count)}))
-        if spread.peak * (1 + MARGIN) + CONTEXT_BYTES <= gpus.smallest:
-            return f"give `gpus: {count}` to spread it over {count} GPUs of one node, "
+    for less, told in (({}, ""), ({"gradient_checkpointing": True}, " and gradient_checkpointing")):
+        for count in SEVERAL:
+            spread = predicted_bytes(cell.model_copy(update={"gpus": float(count), **less}))
+            if spread.peak * (1 + MARGIN) + CONTEXT_BYTES <= gpus.smallest:
+                return f"give `gpus: {count}`{told} to spread it over GPUs of one node, "
     return ""
 
 

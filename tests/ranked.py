@@ -26,7 +26,9 @@ def main() -> None:
             reports.append(progress.round)
             return progress.round == leave
 
-        done = attempt(Cell.model_validate_json(job["cell"]), lent, report, folder / "shared of two")
+        done = attempt(
+            Cell.model_validate_json(job["cell"]), lent, report, folder / "shared of two"
+        )
         told = {"left": done is None, "reports": reports}
         (folder / f"{job['name']}.{rank}.json").write_text(json.dumps(told))
     ranks.leave()

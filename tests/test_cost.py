@@ -103,6 +103,10 @@ def test_cells_share_gpus_and_none_overtakes() -> None:
     assert schedule([4, 4], [0.5, 0.5], Room(1)).seconds == 4.0
     assert schedule([4, 4], [0.5, 0.5], Room(1, 1.0, 1)).seconds == 8.0
     assert schedule([4], [3.0], Room(1)).seconds == 4.0
+    # a cell of two GPUs waits until both are free, and nobody overtakes it
+    made = schedule([2, 3, 1, 5], [0.5, 2.0, 0.5, 2.0], two_gpus)
+    assert (made.seconds, made.most) == (2 + 3 + 1 + 5, 1)
+    assert schedule([3, 3], [2.0, 2.0], Room(4)).seconds == 3.0
     assert schedule([], [], Room(1)).seconds == 0.0
 
 

@@ -193,7 +193,7 @@ def _not_written(folder: Path, error: Exception) -> str:
     )
 
 
-def prune(lease: Lease, kept: int, after: int | None = None) -> None:
+def prune(lease: Lease | ranks.Lent, kept: int, after: int | None = None) -> None:
     """Take away all but the newest `kept`, and all of rounds later than `after`."""
     folders = _complete(lease.paths.checkpoint)
     late = [f for f in folders if after is not None and int(f.name) > after]

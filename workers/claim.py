@@ -16,6 +16,7 @@ from grids.paths import CellPaths, read_mark
 from workers import checkpoint
 from workers.journal import Journal
 from workers.lease import Lease
+from workers.ranks import Lent
 
 
 def done(cell: Cell, paths: CellPaths) -> dict[str, Any] | None:
@@ -84,7 +85,7 @@ def is_tidy(cell: Cell, paths: CellPaths) -> bool:
     return kept <= (1 if cell.keep == "weights" else 0)
 
 
-def leave(cell: Cell, lease: Lease) -> None:
+def leave(cell: Cell, lease: Lease | Lent) -> None:
     """Take away what a cell that is done need not keep: all but its last checkpoint, or all."""
     checkpoint.prune(lease, kept=1)
     if cell.keep == "none":

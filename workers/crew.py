@@ -211,11 +211,10 @@ class _Crew:
         return self._error(rank, self.members[rank].failed or {})
 
     def _error(self, rank: int, told: dict[str, Any]) -> Exception:
-        kind = next((kind for kind in KINDS if kind.__name__ == told["kind"]), None)
-        if kind is None:
-            kind = MemoryError if told["kind"] == MemoryError.__name__ else RuntimeError
-            told["text"] = f"process {rank} of {len(self.members)}: {told['text']}"
-        error: Exception = kind(told["text"])
+        kinds: dict[str, type[Exception]] = {kind.__name__: kind for kind in KINDS}
+        place = "" if told["kind"] in kinds else f"process {rank} of {len(self.members)}: "
+        kinds[MemoryError.__name__] = MemoryError
+        error = kinds.get(told["kind"], RuntimeError)(place + told["text"])
         error.add_note(told["traceback"])
         return error
 

@@ -124,8 +124,10 @@ def predicted_bytes(cell: Cell) -> Predicted:
     tokens = pass_rows(cell, gradient=True) * longest(cell)
     # The head's gradient and the embedding's, before they are added up.
     update = tokens * _saved(shape, cell) + 2 * embedding + _tile(shape, cell, tokens)
-    step = 4 * trained
-    looked_at = 4 * embedding  # a gradient and its square in float64, after every other is made
+    step = 4 * trained / cell.processes
+    looked_at = (
+        4 * embedding / cell.processes
+    )  # a gradient and its square in float64, after every other is made
     made = Predicted(
         weights=int(_weights(shape, cell)),
         optimizer=int(8 * trained),

@@ -82,8 +82,8 @@ NOTHING = Row(prompt=(0,), ids_T=torch.tensor([0]), weights_T=torch.zeros(1))
 def dealt(
     rows: Sequence[Row], tokens: int, most: int | None, rank: int, count: int
 ) -> list[list[Row]]:
-    """The passes of one of `count` processes: rows of like length are dealt out in turn. All have as
-    many passes, for they take each together; what one lacks is `NOTHING`."""
+    """The passes of one of `count` processes: rows of like length are dealt out in turn. All have
+    as many passes, for they take each together; what one lacks is `NOTHING`."""
     ordered = sorted(rows, key=lambda row: -len(row.ids_T))
     hands = [packed(ordered[r::count], tokens, most) for r in range(count)]
     lacking = max(map(len, hands)) - len(hands[rank])

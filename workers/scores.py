@@ -27,7 +27,7 @@ class Scores:
     """Evaluates the policy that an engine holds, as a cell says."""
 
     def __init__(
-        self, cell: Cell, questions: Questions, engine: Engine, lease: Lease,
+        self, cell: Cell, questions: Questions, engine: Engine, lease: Lease | ranks.Lent,
         shared: Path,
     ) -> None:  # fmt: skip
         self.cell, self.lease, self.shared = cell, lease, shared

@@ -25,9 +25,10 @@ from workers import adapters, ranks
 
 
 def shard(model: Any) -> None:
-    """Leave this process its share of a model, which every process has whole and alike."""
+    """Leave this process its share of a model, which every process has whole and alike. What is no
+    model, but a view of another or nothing, is left alone."""
     here = ranks.here()
-    if here.count == 1 or not isinstance(model, torch.nn.Module):  # a view of another, or none
+    if here.count == 1 or not hasattr(model, "modules"):
         return
     mesh = init_device_mesh(model.device.type, (here.count,))
     layers = set(getattr(model, "_no_split_modules", None) or ())
@@ -38,9 +39,9 @@ def shard(model: Any) -> None:
     # The rest too goes back into shards after each pass: an optimiser that steps without one would
     # leave what is whole behind.
     model.set_reshard_after_forward(True)
-    for module in _parts(model):
-        module.set_gradient_divide_factor(1.0)
-        module.set_force_sum_reduction_for_comms(True)
+    for part in _parts(model):
+        part.set_gradient_divide_factor(1.0)
+        part.set_force_sum_reduction_for_comms(True)
     # A model with adapters generates by its inner model: it must be known before which is the root.
     with torch.no_grad(), torch.autocast(model.device.type, dtype=torch.bfloat16):
         model(input_ids=torch.zeros((1, 1), dtype=torch.long, device=model.device))

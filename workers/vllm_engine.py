@@ -41,8 +41,10 @@ SETTINGS = {
 }
 # What TRL sets for vLLM, and accelerate would take for a run of many processes.
 LAUNCHED = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
-# The weights that the proof at the start changes are scaled by this.
-SHIFT = 1.5
+# The proof at the start scales some weights by SHIFT, and back: log-probabilities of the tokens
+# that the numbers PROBES pick must move, and come back to within the share RETURN of the way.
+SHIFT, RETURN = 1.5, 0.1
+PROBES = (0.05, 0.5, 0.95, 0.999)
 
 
 def _is_news(record: logging.LogRecord) -> bool:
@@ -119,9 +121,9 @@ class VllmEngine:
         """Within it any error is the engine's death."""
         try:
             yield
-        except Exception as error:
-            self.is_dead = True
-            if isinstance(error, EngineError):
+        except BaseException as error:
+            self.is_dead = True  # after Ctrl-C too: it may still hold requests
+            if isinstance(error, EngineError) or not isinstance(error, Exception):
                 raise
             told = str(error).strip().splitlines() or [""]
             raise EngineError(
@@ -169,25 +171,26 @@ class VllmEngine:
         """Raise `EngineError` where other weights do not give other log-probabilities, or the old
         weights not the old ones: an engine that is not served what is trained must not start."""
         scaled = list(self.policy.model.parameters())[-1].data
-        kept, before = scaled.clone(), self._probe()
+        kept, before_P = scaled.clone(), self._probe()
         scaled.mul_(SHIFT)
         try:
-            shifted = self._probe()
+            moved = (self._probe() - before_P).abs().max()
         finally:
             scaled.copy_(kept)
-        if shifted == before or self._probe() != before:
+        back = (self._probe() - before_P).abs().max()
+        if not moved > 0 or back > moved * RETURN:
             raise EngineError(
                 "the vLLM engine does not follow the weights that are pushed to it: training with "
                 "it would be wrong; take `engine: transformers`, or the versions of vLLM and TRL "
                 "that constraints.txt names"
             )
 
-    def _probe(self) -> float:
-        """The log-probability of a first token under the weights as they are."""
+    def _probe(self) -> torch.Tensor:
+        """Log-probabilities under the weights as they are: of likely and unlikely first tokens."""
         self._push()
-        (made,) = self._answers([list(self.policy.stop_ids)[:1]], 1, np.full((1, 1), 0.5), 1.0)
-        assert made.log_p_T is not None
-        return float(made.log_p_T[0])
+        prompts = [list(self.policy.stop_ids)[:1]] * len(PROBES)
+        made = self._answers(prompts, 1, np.array(PROBES)[:, None], 1.0)
+        return torch.cat([answer.log_p_T for answer in made if answer.log_p_T is not None])
 
 
 def _colocated(policy: Policy, cell: Cell, accelerator: Any) -> Any:
