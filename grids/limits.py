@@ -1,4 +1,4 @@
-"""What a valid cell must also hold: names that exist, lengths, batch, clip, what is built.
+"""What a valid cell must also hold: names that exist, lengths, batch, clip.
 
 Each check raises `ValueError`, naming the setting, what was got and what is allowed. Leaves out the
 type and range of a single setting, which its field declares (`cell.py`).
@@ -49,7 +49,6 @@ def check(cell: Cell) -> None:
         check_name(name, getattr(cell, name), known(name, cell.plugin_specs))
     _check_source(cell)
     _check_graded(cell)
-    _check_built(cell)
     _check_context(cell)
     _check_batch(cell)
     _check_updates(cell)
@@ -162,15 +161,3 @@ def _check_liger(cell: Cell) -> None:
             "liger: its loss tells no log-probabilities, so it takes the place of ours only where "
             f"none are asked for; take {' and '.join(lacking)}, or liger: false"
         )
-
-
-# Values that the schema has and no worker computes yet: refused, never silently ignored.
-NOT_BUILT: dict[str, tuple[Any, ...]] = {
-}
-
-
-def _check_built(cell: Cell) -> None:
-    for name, values in NOT_BUILT.items():
-        if (got := getattr(cell, name)) in values:
-            default = type(cell).model_fields[name].default
-            raise ValueError(f"{name}: {got!r} is not built yet; allowed: {default!r}")

@@ -5,7 +5,6 @@ from pydantic import ValidationError
 
 from grids.catalog import GROUP_RELATIVE
 from grids.cell import Cell
-from grids.limits import NOT_BUILT
 from workers.advantages import ADVANTAGES
 from workers.grading import GRADERS
 from workers.rewards import REWARDS
@@ -227,13 +226,6 @@ def test_names_known_to_grids_are_the_workers_own():
     assert set(GRADER_VERSIONS) == set(GRADERS)
     assert set(REWARD_NAMES) == set(REWARDS)
     assert set(PARTIAL) <= set(GRADERS)
-
-
-@pytest.mark.parametrize(("name", "values"), NOT_BUILT.items())
-def test_what_is_not_built_is_refused(name, values):
-    for value in values:
-        with pytest.raises(ValidationError, match="not built yet"):
-            cell(**{name: value})
 
 
 TINY = {"model": "tiny-qwen2", "dataset": "tiny-sums"}  # its model brings micro_batch: 64

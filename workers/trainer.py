@@ -40,7 +40,7 @@ from workers.scoring import Scored, score
 from workers.settings import trainer_settings
 
 # Rollouts by which the engine is held against the trainer in a round that makes no pass.
-COMPARED = 4
+COMPARED = 2
 
 
 class BanditTrainer(PassTrainer):
