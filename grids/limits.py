@@ -7,7 +7,7 @@ type and range of a single setting, which its field declares (`cell.py`).
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from grids.catalog import (
     AGGREGATIONS,

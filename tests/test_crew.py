@@ -199,3 +199,25 @@ def test_the_command_trains_a_cell_in_two_processes(tmp_path: Path) -> None:
     assert attempt["how"] == outcome.FINISHED
     # torch and TRL in each of three processes
     assert attempt["peak_rss_bytes"] > 3 * 300e6
+
+
+@pytest.mark.slow
+def test_two_processes_with_an_engine_each_train_as_one_does(
+    tiny: Callable[..., Cell], tmp_path: Path
+) -> None:
+    pytest.importorskip("vllm")
+    settings = {
+        "model": "tiny-llama", "engine": "vllm", "precision": "fp32", "rollouts": 4, "rounds": 3,
+        "advantage": "grpo", "lr": 1e-4,
+    }  # fmt: skip
+    lines = []
+    for name, gpus in (("one", 1), ("two", 2)):
+        run_cell(tiny(**settings, gpus=gpus), tmp_path / name, lambda p: None)
+        lines.append(read_lines(CellPaths(tmp_path / name).journal))
+    for one, two in zip(*lines, strict=True):
+        assert two.keys() == one.keys()
+        same = (outcome.REWARD, outcome.GENERATED_TOKENS, outcome.TEST_PASS)
+        assert [two.get(n) for n in same] == [one.get(n) for n in same]
+        assert two == pytest.approx(one, rel=5e-3, abs=1e-5)
+    # each engine answers with the weights of the last update, put together from shards
+    assert lines[1][3][outcome.ENGINE_GAP] < 1e-5

@@ -189,10 +189,12 @@ def _flat(tree: Any, name: tuple[Any, ...] = ()) -> Iterator[tuple[tuple[Any, ..
         yield name, tree
 
 
-def test_the_first_alone_reports_and_all_leave_after_the_same_round(trained: Trained) -> None:
+def test_the_first_alone_grades_and_reports_and_all_leave_after_one_round(trained: Trained) -> None:
     first, second = trained.told("groups")
     assert first["reports"] == [0, 1, 2] and second["reports"] == []
-    assert trained.told("left")[0] == {"left": False, "reports": [2]}  # the round that was left
+    assert first["graded"] > 0 and second["graded"] == 0
+    left, _ = trained.told("left")
+    assert (left["left"], left["reports"]) == (False, [2])  # the round that was left
     epochs = {line["attempt"] for line in read_lines(trained.paths("left", "two").timings)}
     assert epochs == {1}
 

@@ -77,18 +77,22 @@ class Evaluator:
             self.engine.generate(prompts, cell.max_response, numbers_R_T, cell.eval.temperature)
         )
         decoding = "greedy" if numbers_R_T is None else "sampled"
-        rows: Rows = []
-        for split, questions in splits.items():
-            about = {"phase": phase, "round": round, "split": split, "decoding": decoding}
-            answered = [
-                about | self._row(q, k, None if q.too_long else next(made))
-                for q in questions
-                for k in range(samples)
-            ]
-            failed = sum(row["correct"] != row["correct"] for row in answered)  # NaN alone differs
-            check_unscored(failed, len(answered), cell)
-            rows += answered
-        return rows
+
+        def graded() -> Rows:
+            rows: Rows = []
+            for split, questions in splits.items():
+                about = {"phase": phase, "round": round, "split": split, "decoding": decoding}
+                answered = [
+                    about | self._row(q, k, None if q.too_long else next(made))
+                    for q in questions
+                    for k in range(samples)
+                ]
+                failed = sum(row["correct"] != row["correct"] for row in answered)  # NaN differs
+                check_unscored(failed, len(answered), cell)
+                rows += answered
+            return rows
+
+        return ranks.told(graded)
 
     def _row(self, question: Question, sample: int, response: Response | None) -> dict[str, Any]:
         """A graded answer, `correct` NaN where its grader failed; a question too long to be asked
