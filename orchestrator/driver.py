@@ -110,7 +110,7 @@ def _run(summary: Summary, store: Store, uri: str, settings: Settings, out: Cons
     plan = summary.plan
     with prepare.writable(store, [share.grid.study for share in plan.shares]):
         cluster.check(settings.address)
-        _preflight(plan, out)
+        _preflight(plan, settings.address is None, out)
         keeping.check(work.cell for work in plan.todo)
         where = prepare.tracking_of(plan, store, uri)
         prepare.identify(store)
@@ -130,7 +130,7 @@ def _run(summary: Summary, store: Store, uri: str, settings: Settings, out: Cons
                 _account(summary, where, store)
 
 
-def _preflight(plan: Plan, out: Console) -> None:
+def _preflight(plan: Plan, trains_here: bool, out: Console) -> None:
     """Find models and data of the cells that are left, before anything is written."""
     if plan.todo:
         from workers.preflight import check
@@ -138,7 +138,7 @@ def _preflight(plan: Plan, out: Console) -> None:
         specs = (s for w in plan.todo for s in (w.cell.model_spec, w.cell.dataset_spec))
         if remote := sorted({spec.name for spec in specs if spec.path is None}):
             out.print(f"finding on the hub: {', '.join(remote)}", markup=False)
-        for note in check(work.cell for work in plan.todo):
+        for note in check((work.cell for work in plan.todo), trains_here):
             out.print(note, markup=False)
 
 

@@ -78,7 +78,7 @@ def evaluate(
     chosen = choose(grids, store, change, name)
     _refuse(chosen, name, store, skip_gone, replace)
     if chosen.todo:
-        _preflight(chosen.todo)
+        _preflight(chosen.todo, settings.address is None)
         prepare.identify(store)
         chosen.todo = _with_kept_plugins(chosen.todo, store)
     show_chosen(chosen, name, out)
@@ -141,11 +141,11 @@ def _refuse(chosen: Chosen, name: str, store: Store, skip_gone: bool, replace: b
         )
 
 
-def _preflight(todo: Sequence[Target]) -> None:
+def _preflight(todo: Sequence[Target], trains_here: bool) -> None:
     """Find models and data, and check lengths, before anything starts."""
     from workers import preflight
 
-    preflight.check(preflight.scorable(target.asked) for target in todo)
+    preflight.check((preflight.scorable(target.asked) for target in todo), trains_here)
     keeping.check(target.asked for target in todo)
 
 

@@ -48,7 +48,7 @@ class Item:
         round, epoch: newest checkpoint and lease when it was given.
         tries: failed attempts since the last that made progress.
         broken: workers that died before they had it.
-        engines: that died in it.
+        engines: that died in it since it last made progress.
         stale: epoch of a dead holder's lease.
         halved: rows_per_pass is, since memory ran out.
         doomed: why it will count as failed as soon as nobody holds it.
@@ -242,7 +242,8 @@ class Queue:
         item.tries = 1 if progress else item.tries + 1
         out_again = how == OUT_OF_MEMORY and item.halved
         item.halved |= how == OUT_OF_MEMORY
-        item.engines += how == ENGINE_DIED
+        if how == ENGINE_DIED:
+            item.engines = 1 if progress else item.engines + 1
         spent = item.engines > 1 if how == ENGINE_DIED else item.tries >= self._limit
         if spent or out_again:
             self._doom(item, reason)

@@ -56,7 +56,7 @@ class Scorer:
         except Lost as error:
             return HELD, f"{error}; a worker took the cell over", {}
         except EngineError as error:
-            return BROKEN if isinstance(error, InputError) else DIED, redacted(error), {}
+            return DIED, redacted(error), {}
         except InputError as error:
             return FAILED, redacted(error), {}
         except Exception as error:

@@ -42,7 +42,7 @@ from orchestrator.ledger import DONE as DONE_STATES
 from orchestrator.ledger import state_of
 from orchestrator.marks import redacted
 from orchestrator.tracking import Writer
-from workers.engine_check import EngineError
+from workers.engine_check import EngineError, NoRoomError
 from workers.lease import Held, Lease, Lost, held
 
 # After these the process ends: a failed CUDA context or a half-changed library must not reach the
@@ -183,8 +183,8 @@ class Trial:
         mended = isinstance(error, InputError)  # its text is the whole message
         self.spoilt = isinstance(error, EngineError)
         told = redacted(error if mended else self._told(error))
-        how = ENGINE_DIED if self.spoilt and not mended else FAILED
-        if not mended and memory.is_out_of_memory(error):
+        how = ENGINE_DIED if self.spoilt else FAILED
+        if not isinstance(error, NoRoomError) and not mended and memory.is_out_of_memory(error):
             how = OUT_OF_MEMORY
         ending = Ending(how, told, redacted(traceback.format_exc()), final=mended)
         result = self._ended(ending, lease)

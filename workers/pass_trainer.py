@@ -23,8 +23,6 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from trl import GRPOTrainer
-from trl.trainer import add_fused_lm_head
 
 from grids import outcome
 from grids.cell import Cell
@@ -34,6 +32,7 @@ from workers.models import Policy
 from workers.passes import NOTHING, Row, dealt, padded, pass_bounds
 from workers.plugins import function
 from workers.sharding import shard, square_norm
+from workers.trl_alone import GRPOTrainer, add_fused_lm_head
 
 TRLS_LOSS = "clip"  # PPO's, with the dual clip: TRL computes it
 
@@ -173,7 +172,9 @@ class PassTrainer(GRPOTrainer):
         if "engine_per_token_logps" in inputs:
             old_N_T = inputs.get("old_per_token_logps", log_p_N_T.detach())
             log_engine_N_T = inputs["engine_per_token_logps"]
-            self.round.note_engine(old_N_T, log_engine_N_T, inputs["completion_mask"])
+            fresh_N = torch.tensor([not row.replayed for row in rows], device=old_N_T.device)
+            mask_N_T = inputs["completion_mask"].bool() & fresh_N[:, None]
+            self.round.note_engine(old_N_T, log_engine_N_T, mask_N_T)
         return loss
 
     def _clipped_loss(self, model: Any, inputs: dict[str, Any]) -> Tensor:

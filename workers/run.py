@@ -212,7 +212,7 @@ class _Run:
         return not self.left
 
     def _warn_of_gap(self, round: int, gap: float) -> None:
-        if gap > GAP_WARNING[self.cell.precision] and not self.warned:
+        if not gap <= GAP_WARNING[self.cell.precision] and not self.warned:  # NaN is wide
             self.warned = True
             logger.warning(
                 "%s: in round %d the engine's log-probabilities lay %.4f nats a token from the "

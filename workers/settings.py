@@ -8,10 +8,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from trl import GRPOConfig
 
 from grids.cell import Cell
 from workers.losses import clip_bounds
+from workers.trl_alone import GRPOConfig
 
 
 @dataclass

@@ -20,7 +20,6 @@ from typing import Any
 import torch
 from datasets import Dataset
 from torch import Tensor
-from trl import GRPOTrainer
 
 from grids import outcome
 from grids.cell import Cell
@@ -38,6 +37,7 @@ from workers.round import Round, second_moments
 from workers.sampling import numbered, prompt_stream, uniforms
 from workers.scoring import Scored, score
 from workers.settings import trainer_settings
+from workers.trl_alone import GRPOTrainer
 
 # Rollouts by which the engine is held against the trainer in a round that makes no pass.
 COMPARED = 2

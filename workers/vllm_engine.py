@@ -12,17 +12,21 @@ weights (trl#5312, vllm#29341): it is never on. More than one GPU to an engine.
 from __future__ import annotations
 
 import contextlib
+import gc
 import logging
 import os
+import random
 import warnings
 from collections.abc import Iterator, Sequence
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import torch
 from accelerate import Accelerator
 
 from grids.cell import Cell
+from grids.errors import InputError
 from workers import adapters, engine_check, memory, vllm_fixes
 from workers.engine import Response
 from workers.engine_check import EngineError
@@ -31,20 +35,25 @@ from workers.models import Policy
 
 DTYPES = {"fp32": "float32", "bf16": "bfloat16"}
 SIZES = {"fp32": 4, "bf16": 2}  # bytes of a weight
-# Read when vLLM is imported, or when an engine starts. Nothing is told to anybody.
-SETTINGS = {
+# Read when vLLM is imported, or when an engine starts. These must be so,
+REQUIRED = {
     "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # in this process, where weights can be pushed
     "VLLM_USE_V2_MODEL_RUNNER": "0",  # it takes no logits processors
+}
+# and these are, unless somebody has set them. Nothing is told to anybody.
+SETTINGS = {
     "VLLM_CPU_OMP_THREADS_BIND": "nobind",  # trials side by side would all take the first cores
     "VLLM_NO_USAGE_STATS": "1",
     "VLLM_LOGGING_LEVEL": "ERROR",
 }
+TOLD = 400  # letters of an error that a message shows
 # What TRL sets for vLLM, and accelerate would take for a run of many processes.
 LAUNCHED = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
-# The proof at the start scales some weights by SHIFT, and back: log-probabilities of the tokens
+# The proof at the start moves some trained weights by SHIFT, and back: log-probabilities of tokens
 # that the numbers PROBES pick must move, and come back to within the share RETURN of the way.
 SHIFT, RETURN = 1.5, 0.1
-PROBES = (0.05, 0.5, 0.95, 0.999)
+PROBES, PROBE_TOKENS = (0.05, 0.5, 0.95, 0.999), 6
+NO_KIND = {"weight", "bias", "default", "lora_A", "lora_B"}  # of the parts of a weight's name
 
 
 def _is_news(record: logging.LogRecord) -> bool:
@@ -70,6 +79,7 @@ class VllmEngine:
     def __init__(self, policy: Policy, cell: Cell) -> None:
         self.is_dead = False
         engine_check.check(on_gpu=policy.model.device.type != "cpu")
+        _import()
         with self._deadly(f"at its start ({_told(_plan(cell))})"):
             with (
                 _environment(), memory.starting(), engine_check.room(cell, _plan(cell)),
@@ -79,11 +89,19 @@ class VllmEngine:
                 self._colocated = _colocated(policy, cell, Accelerator())
             self.serve(policy)
             self._prove()
+        gc.unfreeze()  # vLLM has frozen all there is, the policy too, which would never be freed
 
     def serve(self, policy: Policy) -> None:
-        """From now on answer with this policy, of the same model."""
+        """From now on answer with this policy, of the same model.
+
+        The last one's keys and values are wiped out: where they were not finite, as of a policy
+        that broke down, the unused places of a block would make later answers so too.
+        """
         self.policy = policy
         self._colocated.model, self._colocated.processing_class = policy.model, policy.tokenizer
+        worker = self._colocated.llm.llm_engine.model_executor.driver_worker
+        for keys_and_values in worker.model_runner.kv_caches:
+            keys_and_values.zero_()
 
     def rest(self) -> None:
         """Hold no policy until the next is to be served."""
@@ -125,9 +143,9 @@ class VllmEngine:
             self.is_dead = True  # after Ctrl-C too: it may still hold requests
             if isinstance(error, EngineError) or not isinstance(error, Exception):
                 raise
-            told = str(error).strip().splitlines() or [""]
+            told = " ".join(str(error).split())[:TOLD]
             raise EngineError(
-                f"the vLLM engine died {when}: {type(error).__name__}: {told[0]}"
+                f"the vLLM engine died {when}: {type(error).__name__}: {told}"
             ) from error
 
     def _push(self) -> None:
@@ -170,35 +188,63 @@ class VllmEngine:
     def _prove(self) -> None:
         """Raise `EngineError` where other weights do not give other log-probabilities, or the old
         weights not the old ones: an engine that is not served what is trained must not start."""
-        scaled = list(self.policy.model.parameters())[-1].data
-        kept, before_P = scaled.clone(), self._probe()
-        scaled.mul_(SHIFT)
-        try:
-            moved = (self._probe() - before_P).abs().max()
-        finally:
-            scaled.copy_(kept)
-        back = (self._probe() - before_P).abs().max()
-        if not moved > 0 or back > moved * RETURN:
-            raise EngineError(
-                "the vLLM engine does not follow the weights that are pushed to it: training with "
-                "it would be wrong; take `engine: transformers`, or the versions of vLLM and TRL "
-                "that constraints.txt names"
-            )
+        before_P = self._probe()
+        for name, weights in self._one_of_each_kind().items():
+            kept = weights.clone()
+            weights.mul_(SHIFT).add_(SHIFT / 10)  # of adapters it is zero, and one for all
+            try:
+                moved = (self._probe() - before_P).abs().max()
+            finally:
+                weights.copy_(kept)
+            back = (self._probe() - before_P).abs().max()
+            if not moved > 0 or back > moved * RETURN:
+                raise EngineError(
+                    f"the vLLM engine does not follow the weights that are pushed to it ({name}): "
+                    "training with it would be wrong; take `engine: transformers`, or the "
+                    "versions of vLLM and TRL that constraints.txt names"
+                )
+
+    def _one_of_each_kind(self) -> dict[str, torch.Tensor]:
+        """Trained weights by name: the first of every kind of layer; of adapters their outer part,
+        which is zero, as without it the other does nothing."""
+        trained = {n: p for n, p in self.policy.model.named_parameters() if p.requires_grad}
+        outer = {n: p for n, p in trained.items() if "lora_B" in n}
+        kinds: dict[str, str] = {}
+        for name in outer or trained:
+            kind = [part for part in name.split(".") if part not in NO_KIND][-1]
+            kinds.setdefault(kind, name)
+        return {name: trained[name].data for name in kinds.values()}
 
     def _probe(self) -> torch.Tensor:
-        """Log-probabilities under the weights as they are: of likely and unlikely first tokens."""
+        """Log-probabilities under the weights as they are: of likely and unlikely tokens after a
+        prompt of several, so that attention counts."""
         self._push()
-        prompts = [list(self.policy.stop_ids)[:1]] * len(PROBES)
-        made = self._answers(prompts, 1, np.array(PROBES)[:, None], 1.0)
+        vocabulary = self.policy.model.config.vocab_size
+        prompt = [(self.policy.stop_ids[0] + 37 * i) % vocabulary for i in range(PROBE_TOKENS)]
+        made = self._answers([prompt] * len(PROBES), 1, np.array(PROBES)[:, None], 1.0)
         return torch.cat([answer.log_p_T for answer in made if answer.log_p_T is not None])
+
+
+def _import() -> None:
+    """vLLM, with its settings; raises `InputError` where it is broken."""
+    os.environ.update(REQUIRED | {k: v for k, v in SETTINGS.items() if k not in os.environ})
+    try:
+        import vllm  # noqa: F401
+    except Exception as error:
+        told = " ".join(str(error).split())[:TOLD]
+        raise InputError(
+            f"engine: vllm: vLLM is installed but cannot be imported ({type(error).__name__}: "
+            f"{told}); {engine_check.FIX}"
+        ) from error
 
 
 def _colocated(policy: Policy, cell: Cell, accelerator: Any) -> Any:
     """TRL's engine, with the settings that the work asks for in place of those that TRL chooses."""
     from trl.generation import vllm_generation
+    from vllm import LLM
 
     plan = _plan(cell)
-    start, given = vllm_generation.LLM, _settings(policy, cell, plan)
+    given = _settings(policy, cell, plan)
     if accelerator.num_processes == 1:  # alone it needs no port, of which another may have it
         given["distributed_executor_backend"] = "uni"
 
@@ -206,17 +252,17 @@ def _colocated(policy: Policy, cell: Cell, accelerator: Any) -> Any:
         expected = {"model", "max_num_seqs", "max_num_batched_tokens", "seed", "max_model_len"}
         if missing := expected - set(chosen):
             raise RuntimeError(f"TRL's call of vLLM lacks {sorted(missing)}: another TRL")
-        return start(**chosen | given)
+        return LLM(**chosen | given)
 
-    vllm_generation.LLM = ours
-    try:
+    with (  # TRL has neither where it was imported without vLLM
+        patch.object(vllm_generation, "LLM", ours, create=True),
+        patch.object(vllm_generation, "is_vllm_available", lambda: True),
+    ):
         made = vllm_generation.VLLMGeneration(
             model=policy.model, accelerator=accelerator, processing_class=policy.tokenizer,
             mode="colocate", max_model_length=longest(cell), max_num_seqs=plan.rows,
             enable_sleep_mode=False, logprobs=None, trust_remote_code=False,
         )  # fmt: skip
-    finally:
-        vllm_generation.LLM = start
     plain = made._iter_named_params
 
     def served() -> Iterator[tuple[str, Any]]:
@@ -273,10 +319,9 @@ def _fraction(policy: Policy, cell: Cell, plan: EnginePlan) -> float:
 @contextlib.contextmanager
 def _environment() -> Iterator[None]:
     """vLLM's settings; and after its start what it left behind is taken away."""
-    threads = torch.get_num_threads()
-    os.environ.update({k: v for k, v in SETTINGS.items() if k not in os.environ})
     before = {name: os.environ.get(name) for name in LAUNCHED}
-    state, set_threads = torch.get_rng_state(), torch.set_num_threads
+    threads, set_threads = torch.get_num_threads(), torch.set_num_threads
+    states = random.getstate(), np.random.get_state(), torch.get_rng_state()
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)  # of PyTorch about vLLM
@@ -286,6 +331,8 @@ def _environment() -> Iterator[None]:
             os.environ.pop(name, None)
             if value is not None:
                 os.environ[name] = value
-        torch.set_rng_state(state)
+        random.setstate(states[0])
+        np.random.set_state(states[1])
+        torch.set_rng_state(states[2])
         torch.set_num_threads = set_threads
         torch.set_num_threads(threads)

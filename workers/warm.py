@@ -50,14 +50,14 @@ class Held:
 
 
 _kept: dict[str, tuple[Any, Any]] = {}  # of each kind the last: what it depends on, and itself
-_after_first: dict[Any, Held] = {}  # a model -> the memory after its first cell
+_after_first: dict[Any, Held] = {}  # a model and engine -> the memory after their first cell
 
 
 def policy(cell: Cell) -> Policy:
     """The cell's base model, fresh and the cell's own, as `models.load_policy` gives it."""
     _settle()
     spec = cell.model_spec
-    if "engine" in _kept and _kept["engine"][0] != _engine_content(cell):
+    if "engine" in _kept and not _is_served(cell):
         close_engine()
     with memory.starting():
         base = _once("model", _model_content(spec), lambda: _base(spec))
@@ -119,6 +119,14 @@ def close_engine() -> None:
     """End the engine that is kept, where there is one."""
     if "engine" in _kept:
         _kept.pop("engine")[1].close()
+        _settle.cache_clear()  # the collector looks at everything again
+
+
+def _is_served(cell: Cell) -> bool:
+    """Whether the engine that is kept is one for the cell."""
+    kept = _kept["engine"][0]
+    same_model = cell.engine == "vllm" and kept[0] == _model_content(cell.model_spec)
+    return same_model and kept == _engine_content(cell)
 
 
 def _engine_content(cell: Cell) -> Any:
@@ -150,11 +158,12 @@ def give_back() -> None:
 
 
 def leaked(cell: Cell) -> bool:
-    """Whether this process holds more memory than after its first cell of the same model, by more
-    than chance explains. To be asked when a cell has ended; gives back what is free."""
+    """Whether this process holds more memory than after its first cell of the same model and
+    engine, by more than chance explains. To be asked between cells; gives back what is free."""
     give_back()
     now = Held(memory.rss_bytes(), _gpu_bytes())
-    first = _after_first.setdefault(_model_content(cell.model_spec), now)
+    content = _model_content(cell.model_spec), _engine_content(cell)
+    first = _after_first.setdefault(content, now)
     return _grew(first.rss, now.rss) or _grew(first.gpu, now.gpu)
 
 

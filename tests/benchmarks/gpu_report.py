@@ -163,16 +163,18 @@ def _plain(found: Told) -> Told:
 
 
 def peak_of(path: Path) -> Told | None:
-    """nvidia-smi's view in a file of its lines (memory in MiB, use in percent); None without."""
+    """nvidia-smi's view in a file of its lines (memory in MiB, use in percent); None without.
+
+    Either may be `[N/A]` while the other is known.
+    """
     if not path.exists():
         return None
     lines = [line.split(",") for line in path.read_text(encoding="utf-8").splitlines()]
-    seen = [(int(a), int(b)) for a, b in (x for x in lines if len(x) == 2) if _digits(a, b)]
-    if not seen:
+    seen = [line for line in lines if len(line) == 2]
+    taken, used = ([int(x[i]) for x in seen if x[i].strip().isdigit()] for i in (0, 1))
+    if not taken and not used:
         return None
-    peak = max(used for used, _ in seen) * 2**20
-    return {"peak_bytes": peak, "mean_use": statistics.mean(u for _, u in seen), "n": len(seen)}
-
-
-def _digits(*words: str) -> bool:
-    return all(word.strip().isdigit() for word in words)
+    return {
+        "peak_bytes": max(taken) * 2**20 if taken else None, "n": len(taken),
+        "mean_use": statistics.mean(used) if used else None, "use_n": len(used),
+    }  # fmt: skip
