@@ -45,7 +45,10 @@ OffIsNone = BeforeValidator(lambda value: _off_is(value, None))
 Positive = Annotated[int, Field(gt=0)]
 Rate = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Finite = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-Gpus = Annotated[float, Field(gt=0, allow_inf_nan=False), AfterValidator(limits.check_gpus)]
+Gpus = Annotated[
+    float, Field(gt=0, allow_inf_nan=False), BeforeValidator(limits.no_switch),
+    AfterValidator(limits.check_gpus),
+]  # fmt: skip
 Decay = Annotated[float, Field(ge=0, lt=1)]
 
 

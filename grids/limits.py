@@ -7,7 +7,7 @@ type and range of a single setting, which its field declares (`cell.py`).
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from grids.catalog import (
     AGGREGATIONS,
@@ -26,6 +26,7 @@ from grids.plugin import SOURCES as PLUGIN_SOURCES
 if TYPE_CHECKING:
     from grids.cell import Cell
 
+MOST_GPUS = 64  # of a cell: more than any node has
 # Settings whose value is a name of a registry elsewhere.
 NAMED: dict[str, Collection[str]] = {
     "advantage": ESTIMATORS,
@@ -56,7 +57,20 @@ def check(cell: Cell) -> None:
     _check_liger(cell)
 
 
+def no_switch(gpus: Any) -> Any:
+    if isinstance(gpus, bool):
+        raise ValueError(
+            f"is a number, a share of one GPU or how many; got {str(gpus).lower()}; take 1 for a "
+            "whole one, or leave it out"
+        )
+    return gpus
+
+
 def check_gpus(gpus: float) -> float:
+    if gpus > MOST_GPUS:
+        raise ValueError(
+            f"a cell's GPUs are of one node, at most {MOST_GPUS}; got {gpus:g}; lower it"
+        )
     if gpus > 1 and gpus != int(gpus):
         raise ValueError(
             f"a cell takes a share of one GPU (above 0, at most 1) or a whole number of GPUs; got "

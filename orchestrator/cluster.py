@@ -14,7 +14,7 @@ import secrets
 import socket
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -193,11 +193,14 @@ def _shares(works: Sequence[Work]) -> packing.Shares | None:
     """The share of a GPU that each cell takes, by key; None where there is no GPU."""
     import ray
 
-    if not ray.cluster_resources().get("GPU"):
-        return None
     cells = [work.cell for work in works]
-    there = [node["Resources"].get("GPU", 0) for node in ray.nodes() if node["Alive"]]
-    packing.check_nodes(cells, int(max(there, default=0)))
+    kind = "GPU" if ray.cluster_resources().get("GPU") else "CPU"
+    there = [node["Resources"].get(kind, 0) for node in ray.nodes() if node["Alive"]]
+    most = int(max(there, default=0))
+    if kind == "CPU":
+        packing.check_cores(cells, most)
+        return None
+    packing.check_nodes(cells, most)
     return packing.Shares(cells, packing.gpu_bytes())
 
 
@@ -241,7 +244,7 @@ def _tuner(
 
     env = worker_env(shares is not None)
     trial = tune.with_parameters(CellTrial, uri=tracking.uri, env=env)
-    sized = tune.with_resources(trial, lambda config: _resources(config["task"]["gpus"]))
+    sized = tune.with_resources(trial, lambda config: _resources(config["task"]))
     return tune.Tuner(
         sized,
         tune_config=tune.TuneConfig(
@@ -256,10 +259,14 @@ def _tuner(
     )  # fmt: skip
 
 
-def _resources(gpus: float | None) -> Any:
+def _resources(task: Mapping[str, Any]) -> Any:
+    """What a cell takes: of GPUs its share; where there are none, a core for each process."""
     from ray import tune
 
-    return tune.PlacementGroupFactory([{"CPU": 1, **({"GPU": gpus} if gpus else {})}])
+    if task["gpus"]:
+        return tune.PlacementGroupFactory([{"CPU": 1, "GPU": task["gpus"]}])
+    processes = Cell.model_validate_json(task["cell"]).processes
+    return tune.PlacementGroupFactory([{"CPU": processes}])
 
 
 def _task(

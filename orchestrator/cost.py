@@ -103,7 +103,7 @@ def price(todos: Sequence[Todo], store: Store, place: Place, started: bool = Fal
     seconds = _seconds(todos, known)
     made, room = Schedule(0.0, (), 0), place.room
     if room is not None:
-        takes = shares if place.gpus else [1.0] * len(todos)
+        takes = shares if place.gpus else [float(_cores(todo.size)) for todo in todos]
         made = schedule([s + HAND_OUT_SECONDS for s in seconds], takes, room)
     new = [0.0 if started else known[t.study].new_process(t.size) for t in todos[: made.most]]
     hours = _sum(todos, known, [s * share for s, share in zip(seconds, shares, strict=True)])
@@ -126,6 +126,11 @@ def _share(todo: Todo, known: Known, place: Place) -> float:
         return todo.share
     on_gpus = known.on_gpus if place.kind is None else place.kind
     return known.share(todo.size) if on_gpus else 1.0
+
+
+def _cores(size: Sized) -> int:
+    """Slots of a cell where there is no GPU: of each of its processes one."""
+    return max(1, int(size.gpus or 1))
 
 
 def _seconds(todos: Sequence[Todo], known: Mapping[str, Known]) -> list[float]:

@@ -39,9 +39,14 @@ class Place(NamedTuple):
         return Room(1, float(self.slots)) if self.slots else None
 
     def shares(self, cells: Iterable[Cell]) -> dict[str, float]:
-        """Of a GPU, by key; a whole one where neither the grid nor its memory tells."""
+        """Of a GPU, by key; a whole one where neither the grid nor its memory tells.
+
+        Raises `InputError` for a cell of more GPUs than there are, as a run does.
+        """
         if not self.gpus:
             return {}
+        cells = list(cells)
+        packing.check_nodes(cells, self.gpus, "the place that is planned for (see --gpus)")
         return {cell.key: cell.gpus or self._by_memory(cell) for cell in cells}
 
     def _by_memory(self, cell: Cell) -> float:

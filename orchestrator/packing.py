@@ -23,6 +23,7 @@ from workers.memory import CONTEXT_BYTES
 MARGIN = 0.15
 SEVERAL = (2, 4, 8)  # GPUs that nodes have
 STEPS = 20  # a fraction is a whole number of these: 0.05, which is the smallest too
+LARGEST_NODE = "the largest node of the cluster"
 NODE_SECONDS = 120.0  # in which a node has to tell its GPUs' memory
 
 
@@ -100,7 +101,7 @@ def _several(cell: Cell, gpus: Gpus) -> str:
     return ""
 
 
-def check_nodes(cells: Iterable[Cell], most: int) -> None:
+def check_nodes(cells: Iterable[Cell], most: int, where: str = LARGEST_NODE) -> None:
     """Raise `InputError` where cells ask for more GPUs than the `most` that one node has: Ray would
     wait for such a node without an end."""
     asking = [cell for cell in cells if cell.processes > most]
@@ -108,8 +109,19 @@ def check_nodes(cells: Iterable[Cell], most: int) -> None:
         cell = max(asking, key=lambda cell: cell.processes)
         others = f" (and {len(asking) - 1} more)" if len(asking) > 1 else ""
         raise InputError(
-            f"cell {cell.label}{others}: gpus: {cell.processes}, but the largest node of the "
-            f"cluster has {most}; a cell's GPUs are of one node: lower gpus, or start a larger node"
+            f"cell {cell.label}{others}: gpus: {cell.processes}, but {where} has {most}; a cell's "
+            "GPUs are of one node: lower gpus, or take a larger node"
+        )
+
+
+def check_cores(cells: Iterable[Cell], most: int) -> None:
+    """`check_nodes` where there is no GPU: each process of a cell takes a core."""
+    largest = max(cells, key=lambda cell: cell.processes, default=None)
+    if largest is not None and 1 < largest.processes > most:
+        raise InputError(
+            f"cell {largest.label}: gpus: {largest.processes}, and without a GPU each of its "
+            f"processes takes a core (with --slots, a slot), of which there are {most} on a node; "
+            "lower gpus, or run where there are GPUs"
         )
 
 

@@ -169,7 +169,7 @@ def test_an_engine_without_room_says_what_it_needs_and_what_to_lower(tiny, error
     with pytest.raises(NoRoomError) as caught, room(tiny(), PLAN):
         raise error
     message = str(caught.value)
-    assert isinstance(caught.value, InputError) and isinstance(caught.value, EngineError)
+    assert isinstance(caught.value, EngineError) and not isinstance(caught.value, InputError)
     assert "2.00 GB for keys and values" in message and "GB were free" in message
     assert all(name in message for name in ("max_response", "gpus:", "engine: transformers"))
     assert caught.value.__cause__ is error

@@ -186,8 +186,11 @@ def test_an_engine_that_died_is_tried_once_more_whatever_else_was_tried(
     attempts.mark_failed(worker.lease, "key", Ending("engine_died", told))
     worker.ends("engine_died", told)
     assert item.place != ENDED and given(queue) is item
+    later = Worker(queue, item)
+    later.checkpoint(7)
+    later.ends("engine_died", told)
+    assert given(queue) is item, "a death after progress is a first one"
     again = Worker(queue, item)
-    again.checkpoint(7)  # the second death, even if it came later
     attempts.mark_failed(again.lease, "key", Ending("engine_died", told))
     again.ends("engine_died", told)
     assert (item.place, item.state, item.reason) == (ENDED, "failed", told) and queue.finished

@@ -83,6 +83,24 @@ def latest(directory: Path, key: str) -> Checkpoint | None:
     return None
 
 
+def agreed(directory: Path, key: str) -> Checkpoint | None:
+    """`latest`, the same in all processes of a cell: the first finds it; each of the others reads
+    that one, and fails where it cannot, for an older one would be another policy."""
+    found: list[Checkpoint | None] = []
+
+    def name() -> str | None:
+        found.append(latest(directory, key))
+        return found[0].folder.name if found[0] else None
+
+    folder = ranks.told(name)
+    if not found:
+        found.append(_read(directory / folder, key) if folder else None)
+    starts = ranks.gathered(found[0].round if found[0] else 0)
+    if len(set(starts)) > 1:
+        raise RuntimeError(f"the processes would go on from different rounds: {starts}")
+    return found[0]
+
+
 def newest_weights(directory: Path, key: str) -> Weights:
     """The weights alone of the newest checkpoint of the cell `key`.
 

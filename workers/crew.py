@@ -49,6 +49,11 @@ FOREIGN: Final = (
     "MASTER_PORT",
 )
 
+# Errors that keep their kind on their way here, by name.
+ERRORS: Final[dict[str, type[Exception]]] = {
+    **{kind.__name__: kind for kind in KINDS}, MemoryError.__name__: MemoryError,
+}  # fmt: skip
+
 Report = Callable[[Progress], bool | None]
 
 
@@ -64,7 +69,7 @@ def train(cell: Cell, lease: Lease, report: Report, shared: Path) -> dict[str, A
             "meeting": f"{folder}/meeting",
         }  # fmt: skip
         Path(folder, "task.json").write_text(json.dumps(task), encoding="utf-8")
-        command = [sys.executable, "-m", "workers.crew_member", f"{folder}/task.json"]
+        command = [sys.executable, "-P", "-m", "workers.crew_member", f"{folder}/task.json"]
         crew = _Crew(command, gpus)
         try:
             done = _listen(crew, lease, report)
@@ -102,7 +107,9 @@ def _listen(crew: _Crew, lease: Lease, report: Report) -> dict[str, Any] | None:
             rank, told = crew.told.get(timeout=LOOK_SECONDS)
         except queue.Empty:
             if crew.is_broken:
-                raise crew.failure() from None
+                time.sleep(GATHER_SECONDS)
+                if crew.is_broken:  # and not only ahead of its last word
+                    raise crew.failure() from None
             continue
         if "round" in told:
             memory.count_in(crew.rss(), told["gpu_bytes"])
@@ -112,17 +119,34 @@ def _listen(crew: _Crew, lease: Lease, report: Report) -> dict[str, Any] | None:
             if rank == 0:
                 return done
         else:
+            time.sleep(GATHER_SECONDS)
             raise crew.failure()
 
 
 @dataclass
 class _Member:
-    """One process, what it said last, and why it failed where it could say so."""
+    """One process, what it said last, why it failed where it could say so, and when it ended."""
 
     process: subprocess.Popen[bytes]
     tail: deque[str] = field(default_factory=lambda: deque(maxlen=TAIL))
     failed: dict[str, Any] | None = None
+    ended: float | None = None
     through: bool = False
+
+
+def _has_ended(member: _Member) -> bool:
+    """Before it was through, or not well."""
+    code = member.process.poll()
+    return code is not None and (code != 0 or not member.through)
+
+
+def _path() -> str:
+    """Where a process is to look for modules: where this one does, but in the working folder last,
+    where a file of the user's may have any name."""
+    here = Path.cwd().resolve()
+    own = str(Path(__file__).resolve().parents[1])  # what finds an editable install comes after all
+    others = [path for path in sys.path if path and Path(path).resolve() != here]
+    return os.pathsep.join(dict.fromkeys([*others, own, str(here)]))
 
 
 class _Crew:
@@ -142,7 +166,7 @@ class _Crew:
     def _start(self, rank: int, command: list[str], gpu: str) -> None:
         reading, writing = os.pipe()
         env = {name: value for name, value in os.environ.items() if name not in FOREIGN}
-        env["PYTHONPATH"] = os.pathsep.join(dict.fromkeys(p or os.getcwd() for p in sys.path))
+        env["PYTHONPATH"] = _path()
         if gpu:
             env["CUDA_VISIBLE_DEVICES"] = gpu
         process = subprocess.Popen(
@@ -164,6 +188,7 @@ class _Crew:
                     member.failed = told
                 member.through |= "done" in told
                 self.told.put((rank, told))
+        member.ended = time.time()  # whoever ends closes what it tells by
 
     def _show(self, rank: int, member: _Member, source: IO[bytes]) -> None:
         with source:
@@ -186,35 +211,39 @@ class _Crew:
     @property
     def is_broken(self) -> bool:
         """One has ended before it was through."""
-        codes = [(member.process.poll(), member.through) for member in self.members]
-        return any(code is not None and (code or not through) for code, through in codes)
+        return any(_has_ended(member) for member in self.members)
 
     def rss(self) -> int:
         """The most memory that all together have taken, bytes."""
         return sum(memory.peak_of(member.process.pid) for member in self.members)
 
     def failure(self) -> Exception:
-        """Why the cell failed: by the process that died unheard, or else by who failed first; the
-        others only miss it."""
-        time.sleep(GATHER_SECONDS)
-        killed = [(r, m) for r, m in enumerate(self.members) if (m.process.poll() or 0) < 0]
-        for rank, member in killed:
-            if member.failed is None:
-                ended = signal.Signals(-member.process.returncode).name
-                return RuntimeError(self._about(rank, f"was ended by {ended}"))
-        told = [(m.failed["failed"], r) for r, m in enumerate(self.members) if m.failed]
-        if not told:
-            rank = next(r for r, m in enumerate(self.members) if m.process.poll() is not None)
-            code = self.members[rank].process.returncode
-            return RuntimeError(self._about(rank, f"ended with exit code {code}"))
-        _, rank = min(told)
-        return self._error(rank, self.members[rank].failed or {})
+        """Why the cell failed: by who failed first, since the others only miss it. They do so with
+        a RuntimeError or a signal of their own (NCCL's watchdog aborts), never by SIGKILL or with
+        an error that has a kind: these go before."""
+        broken = [r for r, m in enumerate(self.members) if m.failed or _has_ended(m)]
+        rank = min(broken, key=lambda r: (self._may_follow(r), self._failed_at(r)))
+        member = self.members[rank]
+        if member.failed:
+            return self._error(rank, member.failed)
+        code = member.process.returncode
+        by = f"was ended by {signal.Signals(-code).name}" if code < 0 else ""
+        return RuntimeError(self._about(rank, by or f"ended with exit code {code}"))
+
+    def _may_follow(self, rank: int) -> bool:
+        member = self.members[rank]
+        if member.failed:
+            return member.failed["kind"] not in ERRORS
+        return member.process.returncode != -signal.SIGKILL
+
+    def _failed_at(self, rank: int) -> float:
+        member = self.members[rank]
+        return member.failed["failed"] if member.failed else member.ended or time.time()
 
     def _error(self, rank: int, told: dict[str, Any]) -> Exception:
-        kinds: dict[str, type[Exception]] = {kind.__name__: kind for kind in KINDS}
-        place = "" if told["kind"] in kinds else f"process {rank} of {len(self.members)}: "
-        kinds[MemoryError.__name__] = MemoryError
-        error = kinds.get(told["kind"], RuntimeError)(place + told["text"])
+        named = told["kind"] in ERRORS and told["kind"] != MemoryError.__name__
+        place = "" if named else f"process {rank} of {len(self.members)}: "
+        error = ERRORS.get(told["kind"], RuntimeError)(place + told["text"])
         error.add_note(told["traceback"])
         return error
 

@@ -164,12 +164,14 @@ def longest(cell: Cell) -> int:
 
 
 def pass_rows(cell: Cell, gradient: bool) -> int:
-    """The most rows of full length that one pass holds: one always fits."""
+    """The most rows of full length that one pass holds: one always fits. The rows of an update, or
+    of a round, are dealt out to the cell's processes."""
     wider = 1 if gradient else WIDER_WITHOUT_GRADIENT
     rows = max(1, PASS_TOKENS * wider // longest(cell))
     if cell.rows_per_pass:
         rows = min(rows, cell.rows_per_pass * wider)
-    return min(rows, cell.rows_per_update if gradient else cell.generated_per_step)
+    dealt = cell.rows_per_update if gradient else cell.generated_per_step
+    return min(rows, math.ceil(dealt / cell.processes))
 
 
 def _weights(shape: Shape, cell: Cell) -> float:

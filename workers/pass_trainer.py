@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from transformers import AutoModelForCausalLM
 
 from grids import outcome
 from grids.cell import Cell
@@ -32,7 +33,7 @@ from workers.models import Policy
 from workers.passes import NOTHING, Row, dealt, padded, pass_bounds
 from workers.plugins import function
 from workers.sharding import shard, square_norm
-from workers.trl_alone import GRPOTrainer, add_fused_lm_head
+from workers.trl_alone import GRPOTrainer, add_fused_lm_head, disable_dropout_in_model
 
 TRLS_LOSS = "clip"  # PPO's, with the dual clip: TRL computes it
 
@@ -51,21 +52,30 @@ class PassTrainer(GRPOTrainer):
 
     def __init__(self, cell: Cell, policy: Policy, **options: Any) -> None:
         self.cell, self.policy = cell, policy
-        # TRL loads the reference from the path that the model's config names: the base.
-        policy.model.config._name_or_path = str(policy.folder)
         super().__init__(model=policy.model, processing_class=policy.tokenizer, **options)
-        self.beta = 0.0  # TRL made the reference; the KL is ours
         self._headed = adapters.inner(self.model)
-        for model in (self.model, self.ref_model):  # with adapters all of it: peft calls its parts
-            shard(model)
-        if cell.lora_rank and cell.kl > 0:
-            self.ref_model = adapters.Base(self.model)
+        shard(self.model)  # with adapters all of it: peft calls its parts
+        if cell.kl > 0:
+            self.ref_model = adapters.Base(self.model) if cell.lora_rank else self._reference()
         # TRL's head tells the entropy with every pass: kept for the rounds that want it.
         self._forward_with_entropy = self._headed.__dict__.pop("forward")
         add_fused_lm_head(self._headed, temperature=self.temperature)
         if cell.liger:
             liger.check(cell, policy.folder)
             liger.add_loss(self._headed, cell)
+
+    def _reference(self) -> Any:
+        """The base, as TRL makes it of the policy; ours, since TRL would read it onto a GPU beside
+        a policy that is whole, and where there is no room leave parts of it elsewhere."""
+        model = AutoModelForCausalLM.from_pretrained(
+            self.policy.folder, dtype=self.model.dtype, trust_remote_code=False,
+            use_safetensors=True, attn_implementation=self.model.config._attn_implementation,
+        )  # fmt: skip
+        disable_dropout_in_model(model)
+        add_fused_lm_head(model, temperature=self.temperature)
+        made = self.accelerator.prepare_model(model, evaluation_mode=True)
+        shard(made)
+        return made
 
     # ---- passes without gradient
 

@@ -13,12 +13,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from grids.errors import InputError
 from workers.lease import FOLDER, UNKNOWN, inode
 from workers.writing import Lost, Writing
 
@@ -31,8 +33,9 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 R = TypeVar("R")
 # In which all must have come to where they wait for each other: the slowest share of a generation,
-# or the first's writing to a store that does not answer.
-WAIT_SECONDS = float(os.environ.get("BANDITGRID_RANK_SECONDS", "1800"))
+# or the first's writing of a checkpoint to a store that is slow.
+WAITING, WAIT_SECONDS = "BANDITGRID_RANK_SECONDS", 1800.0
+MOST_SECONDS = 1e6
 
 
 @dataclass(frozen=True)
@@ -56,6 +59,19 @@ def is_first() -> bool:
     return _here.rank == 0
 
 
+def wait_seconds() -> float:
+    """How long processes wait for each other. Raises `InputError` where what is set is no such
+    number."""
+    text = os.environ.get(WAITING, "").strip() or str(WAIT_SECONDS)
+    with suppress(ValueError):
+        if 0 < (seconds := float(text)) <= MOST_SECONDS:
+            return seconds
+    raise InputError(
+        f"{WAITING}: seconds that the processes of a cell wait for each other; got {text!r}; "
+        f"give a number above 0 and at most {MOST_SECONDS:g}, or unset it for {WAIT_SECONDS:g}"
+    )
+
+
 def join(rank: int, count: int, meeting: Path) -> None:
     """Take part in a cell of `count` processes, which meet at a file that does not exist yet.
 
@@ -71,7 +87,7 @@ def join(rank: int, count: int, meeting: Path) -> None:
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
     dist.init_process_group(
         backend, init_method=f"file://{meeting}", rank=rank, world_size=count,
-        timeout=timedelta(seconds=WAIT_SECONDS),
+        timeout=timedelta(seconds=wait_seconds()),
     )  # fmt: skip
     _here = Here(rank, count)
 

@@ -123,14 +123,14 @@ class _Run:
     def go(self) -> dict[str, Any] | None:
         """Base evaluation, the rounds that are left, final evaluation, done.json."""
         self.base = self.scores.base()
-        found = checkpoint.latest(self.paths.checkpoint, self.cell.key)
+        found = checkpoint.agreed(self.paths.checkpoint, self.cell.key)
         self.start = found.round if found else 0
-        ranks.together()  # all have read what may be taken away next
         claim.refuse_a_shorter_run(self.cell, self.paths, self.start)
         self.journal.cut_back(self.start if found else -1)
         checkpoint.prune(self.lease, checkpoint.KEPT, after=self.start)
         with TemporaryDirectory(dir=self.lease.folder, ignore_cleanup_errors=True) as scratch:
             trainer = self._trainer(found, scratch)
+            del found  # weights and moments in this machine's memory
             self._begin(trainer)
             self._catch_up()
             self.left = self.asked_to_leave and self.start < self.cell.rounds

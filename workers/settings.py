@@ -43,9 +43,8 @@ def trainer_settings(cell: Cell, start: int, output_dir: str) -> OneRolloutConfi
         learning_rate=cell.lr, lr_scheduler_type="constant", warmup_steps=0, optim="adamw_torch",
         weight_decay=cell.weight_decay, adam_beta1=cell.adam_beta1, adam_beta2=cell.adam_beta2,
         max_grad_norm=cell.max_grad_norm,
-        # the loss
-        # with adapters TRL would make a second set of them for its reference; ours turns them off
-        loss_type="dapo", beta=0.0 if cell.lora_rank else cell.kl,
+        # the loss; the KL and its reference are ours
+        loss_type="dapo", beta=0.0,
         use_bias_correction_kl=False, scale_rewards="none",
         epsilon=low, epsilon_high=high,
         delta=dual, temperature=cell.temperature,

@@ -20,7 +20,8 @@ import_utils.is_vllm_available = _absent
 try:
     from trl import GRPOConfig, GRPOTrainer
     from trl.trainer import add_fused_lm_head
+    from trl.trainer.utils import disable_dropout_in_model
 finally:
     import_utils.is_vllm_available = _found
 
-__all__ = ["GRPOConfig", "GRPOTrainer", "add_fused_lm_head"]
+__all__ = ["GRPOConfig", "GRPOTrainer", "add_fused_lm_head", "disable_dropout_in_model"]
