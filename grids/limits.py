@@ -69,7 +69,7 @@ def no_switch(gpus: Any) -> Any:
 def check_gpus(gpus: float) -> float:
     if gpus > MOST_GPUS:
         raise ValueError(
-            f"a cell's GPUs are of one node, at most {MOST_GPUS}; got {gpus:g}; lower it"
+            f"a cell's GPUs are of one node, at most {MOST_GPUS}; got {gpus:.15g}; lower it"
         )
     if gpus > 1 and gpus != int(gpus):
         raise ValueError(

@@ -13,6 +13,7 @@ import pytest
 from scipy import optimize, stats
 
 from grids.cell import Cell
+from grids.errors import InputError
 from grids.grid import Grid
 from grids.paths import Store
 from orchestrator import cost, cost_place
@@ -341,6 +342,14 @@ def test_gpus_of_a_grid_count_for_nothing_without_a_gpu(store: Store) -> None:
         for base in ({"rounds": 20}, {"rounds": 20, "gpus": 0.25})
     )
     assert asked.hours == whole.hours and not asked.on_gpus
+
+
+def test_a_cell_of_more_gpus_than_the_place_has_is_refused_as_by_a_run(store: Store) -> None:
+    plan = make_plan([grid(seeds=[0, 1], base={"rounds": 20, "gpus": 4})], store)
+    with pytest.raises(InputError, match=r"gpus: 4, but the place .* \(see --gpus\) has 2"):
+        cost.of_plan(plan, store, Place(gpus=2))
+    assert cost.of_plan(plan, store, Place(gpus=4)).at_once == 1
+    assert cost.of_plan(plan, store, Place(slots=8)).at_once == 2  # a slot for each process
 
 
 def test_slots_alone_are_of_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -116,6 +116,62 @@ time.sleep(60)
     assert kind_of(error.value) == kind
 
 
+FAILS = "fails(0.1, 'RuntimeError', 'no such number')"
+NO_ROOM = "fails(0.1, 'MemoryError', 'no room')"
+DIES = "os.kill(os.getpid(), signal.SIGSEGV)"
+ABORTS = "os.kill(os.getpid(), signal.SIGABRT)"  # as NCCL's watchdog does
+MISSES = "fails(0, 'RuntimeError', 'connection closed by peer')"
+
+
+@pytest.mark.parametrize(
+    ("earlier", "later", "becomes", "told"),
+    [
+        (NO_ROOM, ABORTS, MemoryError, "no room"),
+        (FAILS, ABORTS, RuntimeError, "process 1 of 2: no such number"),
+        (DIES, MISSES, RuntimeError, "process 1 of 2 was ended by SIGSEGV"),
+        (MISSES, NO_ROOM, MemoryError, "no room"),  # a clock may be late
+    ],
+)
+def test_who_only_follows_does_not_hide_who_failed(
+    tmp_path: Path, earlier: str, later: str, becomes: type[Exception], told: str
+) -> None:
+    program = f"if rank == 1: {earlier}\ntime.sleep(0.7)\n{later}"
+    with pytest.raises(becomes, match=told) as error:
+        heard(tmp_path, program)
+    assert type(error.value) is becomes
+
+
+def test_an_end_that_is_seen_before_the_last_word_is_no_failure(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hear = crew._Crew._hear
+
+    def late(*args: Any) -> None:
+        time.sleep(1.5)
+        hear(*args)
+
+    monkeypatch.setattr(crew._Crew, "_hear", late)
+    assert heard(tmp_path, "say(done={'rank': rank})") == {"rank": 0}
+
+
+def test_files_of_the_working_folder_take_the_place_of_no_module(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("grids", "queue", "workers", "json"):
+        (tmp_path / f"{name}.py").write_text("raise SystemExit('the wrong one')")
+    monkeypatch.chdir(tmp_path)
+    # as an editable install has it: what finds our packages is no folder of the path
+    rest = [path for path in sys.path if path and Path(path).resolve() != ROOT]
+    monkeypatch.setattr(sys, "path", ["", str(tmp_path), *rest])
+    made = crew._Crew([*crew.COMMAND, "no task.json"], [""])
+    try:
+        made.wait()
+        time.sleep(0.5)  # for its last lines
+        assert "No such file or directory: 'no task.json'" in str(made.failure())
+    finally:
+        made.kill()
+
+
 def test_an_end_without_a_word_is_a_failure_too(tmp_path: Path) -> None:
     program = "if rank == 1: sys.exit('the traceback of an import')\ntime.sleep(60)"
     with pytest.raises(RuntimeError, match="(?s)process 1 of 2 ended with exit code 1.*import"):

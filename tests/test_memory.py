@@ -236,6 +236,7 @@ def test_what_the_engine_holds_is_there_beside_the_update():
         ({"max_prompt": 64, "max_response": 64}, 16),  # an update has 32
         ({"rows_per_pass": 1}, None),
         ({"max_response": 8000}, None),
+        ({"max_prompt": 64, "max_response": 64, "batch": 16, "gpus": 8}, 1),  # a process has 2
     ],
 )
 def test_halved_is_half_of_what_binds(settings, rows):

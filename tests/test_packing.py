@@ -17,7 +17,16 @@ import pytest
 from grids.cell import Cell
 from grids.errors import InputError
 from grids.grid import Grid
-from orchestrator.packing import MARGIN, Gpus, check_nodes, share, shares, visible_gpus
+from orchestrator.cluster import _resources
+from orchestrator.packing import (
+    MARGIN,
+    Gpus,
+    check_cores,
+    check_nodes,
+    share,
+    shares,
+    visible_gpus,
+)
 from tests.conftest import ROOT
 from workers.footprint import predicted_bytes
 from workers.memory import CONTEXT_BYTES
@@ -114,6 +123,19 @@ def test_more_gpus_than_a_node_has_are_refused_before_anything_starts() -> None:
     with pytest.raises(InputError, match="s2 .and 1 more.: gpus: 8, but the largest node .* has 2"):
         check_nodes(cells, 2)
     check_nodes([paper(), paper(gpus=0.5)], 0)  # nodes come later
+
+
+def test_without_a_gpu_each_process_takes_a_core() -> None:
+    cells = [paper(), paper(seed=1, gpus=3)]
+    check_cores(cells, 3)
+    check_cores([paper(gpus=0.5)], 0)
+    with pytest.raises(InputError, match="s1: gpus: 3, and without a GPU .* there are 2 on a node"):
+        check_cores(cells, 2)
+    asked = [
+        _resources({"gpus": gpus, "cell": cells[1].model_dump_json()}).required_resources
+        for gpus in (None, 3.0)
+    ]
+    assert asked == [{"CPU": 3}, {"CPU": 1, "GPU": 3}]
 
 
 def test_shares_are_of_the_smallest_gpu_of_a_mixed_cluster() -> None:

@@ -15,7 +15,9 @@ from tests.trainers import (
     move,
     update,
 )
+from workers import pass_trainer
 from workers.losses import AGGREGATIONS, KLS
+from workers.pass_trainer import PassTrainer
 from workers.passes import Row
 
 
@@ -194,6 +196,21 @@ def test_the_reference_is_the_base_and_not_the_policy(tiny, tmp_path):
     again = load_policy(trainer.cell).model
     for ours, base in zip(trainer.ref_model.parameters(), again.parameters(), strict=True):
         assert torch.equal(ours, base)
+
+
+def test_the_policy_is_in_shards_before_the_reference_is_read(tiny, tmp_path, monkeypatch):
+    done: list[str] = []
+    make = PassTrainer._reference
+
+    def reference(self):
+        done.append("reads the reference")
+        return make(self)
+
+    monkeypatch.setattr(pass_trainer, "shard", lambda model: done.append("shards"))
+    monkeypatch.setattr(PassTrainer, "_reference", reference)
+    made = build_trainer(tiny(), tmp_path).ref_model
+    assert done == ["shards", "reads the reference", "shards"]
+    assert not made.training and not hasattr(made, "hf_device_map")
 
 
 def test_without_kl_there_is_no_reference(tiny, tmp_path):

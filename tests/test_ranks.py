@@ -16,10 +16,11 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from grids import outcome
 from grids.cell import Cell
+from grids.errors import InputError
 from grids.paths import CellPaths, read_json, read_lines
 from tests.conftest import ROOT
 from workers import claim, ranks
@@ -207,6 +208,69 @@ def test_a_checkpoint_of_two_is_a_model_that_anybody_loads(trained: Trained) -> 
     assert read_json(folder / "config.json")["architectures"] == ["LlamaForCausalLM"]
     assert sum(p.numel() for p in model.parameters()) > 0
     assert trained.weights("groups", "two").keys() == trained.weights("groups", "one").keys()
+
+
+FINDS = """
+import os, sys
+from dataclasses import replace
+from pathlib import Path
+from workers import checkpoint, ranks
+
+rank, folder = int(sys.argv[1]), Path(sys.argv[2])
+ranks.join(rank, 2, folder / "meeting")
+whole = checkpoint._read
+
+def fails(only):
+    def read(path, key):
+        if rank == only and path.name == "000004":
+            raise FileNotFoundError("gone for a moment")
+        return whole(path, key)
+    return read
+
+def strays(path, key):
+    return replace(whole(path, key), round=4 - rank)
+
+for checkpoint._read in (whole, fails(0), strays, fails(1)):
+    try:
+        print(checkpoint.agreed(folder, "k").round, flush=True)
+    except Exception as error:
+        print(error, flush=True)
+os._exit(0)
+"""
+
+
+def test_all_go_on_from_the_checkpoint_that_the_first_chose_or_fail(tmp_path: Path) -> None:
+    for round in (2, 4):
+        made = tmp_path / f"{round:06d}"
+        made.mkdir()
+        save_file({"w": torch.zeros(1)}, made / "model.safetensors")
+        for name in ("optimizer.pt", "memory.pt"):
+            torch.save({}, made / name)
+        (made / "state.json").write_text(json.dumps({"round": round, "key": "k"}))
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", FINDS, str(rank), str(tmp_path)], cwd=ROOT, text=True,
+            stdout=subprocess.PIPE,
+        )
+        for rank in (0, 1)
+    ]  # fmt: skip
+    first, second = (process.communicate(timeout=120)[0].splitlines() for process in processes)
+    strayed = "the processes would go on from different rounds: [4, 3]"
+    assert first[:3] == ["4", "2", strayed] and len(first) == 4 and "4" != first[3]
+    assert second == ["4", "2", strayed, "gone for a moment"]
+
+
+@pytest.mark.parametrize("seconds", ["abc", "0", "-1", "nan", "inf"])
+def test_a_wait_that_is_no_time_is_one_message(
+    seconds: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("BANDITGRID_RANK_SECONDS", seconds)
+    with pytest.raises(InputError, match=f"BANDITGRID_RANK_SECONDS: .* got '{seconds}'; give a"):
+        ranks.wait_seconds()
+    monkeypatch.setenv("BANDITGRID_RANK_SECONDS", "60")
+    assert ranks.wait_seconds() == 60.0
+    monkeypatch.delenv("BANDITGRID_RANK_SECONDS")
+    assert ranks.wait_seconds() == 1800.0
 
 
 @pytest.mark.parametrize(("count", "items"), [(1, 5), (2, 5), (3, 7), (4, 2)])

@@ -1,6 +1,7 @@
 """run_cell: the files of a cell, stopping anywhere and going on, and what changes nothing."""
 
 import json
+import weakref
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -13,6 +14,7 @@ from grids.paths import CellPaths, read_json, read_lines
 from workers import checkpoint, lease
 from workers.evaluate import Evaluated
 from workers.run import _Run, run_cell
+from workers.trainer import BanditTrainer
 
 
 def quiet(progress: Progress) -> None:
@@ -294,3 +296,24 @@ def test_paths_are_relative_to_nothing(tiny, tmp_path, shared, monkeypatch):
     monkeypatch.chdir(tmp_path)
     run_cell(tiny(rounds=1), Path("here"), quiet, shared)
     assert (tmp_path / "here" / "done.json").exists()
+
+
+def test_what_was_read_of_a_checkpoint_is_let_go_before_training(
+    tiny, tmp_path, shared, monkeypatch
+):
+    run_cell(tiny(rounds=2), tmp_path, quiet, shared)
+    read, train, seen = checkpoint._read, BanditTrainer.train, []
+
+    def remembered(*args):
+        found = read(*args)
+        seen.append(weakref.ref(found))
+        return found
+
+    def trained(self):
+        seen.append(seen[0]() is None)
+        return train(self)
+
+    monkeypatch.setattr(checkpoint, "_read", remembered)
+    monkeypatch.setattr(BanditTrainer, "train", trained)
+    run_cell(tiny(rounds=4), tmp_path, quiet, shared)
+    assert seen[1:] == [True]

@@ -135,7 +135,7 @@ def test_a_config_for_one_rollout():
 
 def test_verls_settings_under_trls_names(tiny):
     made = trainer_settings(tiny(lr=1e-6, micro_batch=4), 0, "unused")
-    assert (made.beta, made.delta, made.epsilon, made.epsilon_high) == (0.001, 3.0, 0.2, 0.2)
+    assert (made.beta, made.delta, made.epsilon, made.epsilon_high) == (0.0, 3.0, 0.2, 0.2)
     assert (made.learning_rate, made.weight_decay, made.adam_beta2) == (1e-6, 0.01, 0.999)
     assert made.lr_scheduler_type == "constant" and made.warmup_steps == 0
     assert made.max_grad_norm == 1.0 and made.temperature == 1.0

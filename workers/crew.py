@@ -34,6 +34,8 @@ from workers import memory
 from workers.crew_member import KINDS
 from workers.lease import Lease
 
+# -P: the working folder is the user's, and a file there may have the name of one of our modules.
+COMMAND: Final = (sys.executable, "-P", "-m", "workers.crew_member")
 LOOK_SECONDS = 0.5
 # After a first sign of a failure, for the others': which of them was first is told by their times.
 GATHER_SECONDS = 2.0
@@ -69,8 +71,7 @@ def train(cell: Cell, lease: Lease, report: Report, shared: Path) -> dict[str, A
             "meeting": f"{folder}/meeting",
         }  # fmt: skip
         Path(folder, "task.json").write_text(json.dumps(task), encoding="utf-8")
-        command = [sys.executable, "-P", "-m", "workers.crew_member", f"{folder}/task.json"]
-        crew = _Crew(command, gpus)
+        crew = _Crew([*COMMAND, f"{folder}/task.json"], gpus)
         try:
             done = _listen(crew, lease, report)
             crew.wait()

@@ -143,7 +143,8 @@ def predicted_bytes(cell: Cell) -> Predicted:
 def _in_shards(whole: Predicted, shape: Shape, cell: Cell) -> Predicted:
     """Of a cell on several GPUs, what each has: a share of what is kept and, in a pass, a layer and
     the embeddings put together, with their gradients; to generate, all weights. The copies that
-    autocast makes for the backward pass are whole."""
+    autocast makes for the backward pass are whole. At the start the policy, and then the reference,
+    are whole in turn, which is no more than to generate."""
     count = cell.processes
     copies = max(0.0, _weights(shape, cell) - 4 * shape.parameters)
     together = 4 * shape.parameters / shape.layers + 8 * shape.vocabulary * shape.hidden
