@@ -60,8 +60,7 @@ def check(cell: Cell) -> None:
 def no_switch(gpus: Any) -> Any:
     if isinstance(gpus, bool):
         raise ValueError(
-            f"is a number, a share of one GPU or how many; got {str(gpus).lower()}; take 1 for a "
-            "whole one, or leave it out"
+            "is a number, a share of one GPU or how many; take 1 for a whole one, or leave it out"
         )
     return gpus
 

@@ -298,7 +298,7 @@ def test_replay_filled_from_the_base_model_is_drawn_for_every_train_question():
         ({"batch": 1}, "at least 2"),
         ({"clip_high": 3.0}, "dual_clip: 3.0 lies below the upper clip"),
         ({"gpus": 1.5}, "or a whole number of GPUs; got 1.5; take 1 or 2"),
-        ({"gpus": True}, "a share of one GPU or how many; got true; take 1 for a whole one"),
+        ({"gpus": True}, "a share of one GPU or how many; take 1 for a whole one"),
         ({"gpus": 1_000_000}, "of one node, at most 64; got 1000000"),
     ],
 )

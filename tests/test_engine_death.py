@@ -29,7 +29,7 @@ def test_an_engine_without_room_for_its_cache_says_what_it_needs(
 ) -> None:
     """Less than one row of full length takes; and more than any machine has."""
     plan = EnginePlan(8, 512, bytes_)
-    monkeypatch.setattr("workers.vllm_engine.engine_plan", lambda *_, **__: plan)
+    monkeypatch.setattr("workers.vllm_start.engine_plan", lambda *_, **__: plan)
     cell = tiny(engine="vllm")
     with pytest.raises(NoRoomError) as caught:
         run_cell(cell, tmp_path, lambda _: None)

@@ -101,10 +101,10 @@ def test_a_cell_takes_as_many_gpus_as_it_asks_for_and_is_told_how_many_would_do(
     large = {"parameters": 7.6e9, "hub": "none/seven", "name": "seven", "revision": ""}
     spec = paper().model_spec.model_copy(update=large)
     settings = {"model_spec": spec, "precision": "fp32"}
-    with pytest.raises(InputError, match="give `gpus: 8` and gradient_checkpointing to spread it"):
+    with pytest.raises(InputError, match="give `gpus: 4` and gradient_checkpointing to spread it"):
         shares([paper().model_copy(update=settings)], H100)
     cell = paper().model_copy(update=settings | {"gradient_checkpointing": True})
-    with pytest.raises(InputError, match="give `gpus: 8` to spread it over GPUs of one node"):
+    with pytest.raises(InputError, match="give `gpus: 4` to spread it over GPUs of one node"):
         shares([cell], H100)
     spread = cell.model_copy(update={"gpus": 8.0})
     assert spread.key == cell.key and spread.processes == 8
@@ -112,8 +112,8 @@ def test_a_cell_takes_as_many_gpus_as_it_asks_for_and_is_told_how_many_would_do(
     alone, each = predicted_bytes(cell), predicted_bytes(spread)
     assert each.optimizer == alone.optimizer // 8 and each.gradients == alone.gradients // 8
     assert alone.weights // 8 <= each.weights < alone.weights
-    # what is put together for a pass or to generate comes on top
-    assert each.generation - alone.generation == 4 * int(7.6e9)
+    # what is put together for a pass or to generate comes on top, of fewer rows
+    assert 0 < each.generation - 4 * int(7.6e9) < alone.generation
     assert each.peak * (1 + MARGIN) + CONTEXT_BYTES <= H100.smallest < alone.peak
 
 

@@ -94,9 +94,11 @@ def trained_by_trl(ours: BanditTrainer, scratch: Any) -> PlainTRL:
     half = copy.copy(ours)
     half.policy = load_policy(ours.cell)
     half.engine = TransformersEngine(half.policy, ours.cell)
+    args = trainer_settings(ours.cell, 0, str(scratch))
+    args.beta = ours.cell.kl
     plain = PlainTRL(
         model=half.policy.model,
-        args=trainer_settings(ours.cell, 0, str(scratch)),
+        args=args,
         reward_funcs=half._reward,
         train_dataset=ours.train_dataset,
         processing_class=half.policy.tokenizer,

@@ -132,7 +132,7 @@ def test_a_cache_too_small_for_all_rows_changes_no_answer(monkeypatch):
     prompts, numbers = asked(questions, 16)
     roomy = ours.generate(prompts, 32, numbers)
     plan = EnginePlan(rows=48, batched_tokens=256, cache_bytes=3 << 20)
-    monkeypatch.setattr("workers.vllm_engine.engine_plan", lambda *_, **__: plan)
+    monkeypatch.setattr("workers.vllm_start.engine_plan", lambda *_, **__: plan)
     narrow = warm.engine(cell, policy)
     assert narrow is not ours
     assert narrow.generate(prompts, 32, numbers) == roomy

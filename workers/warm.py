@@ -132,7 +132,7 @@ def _is_served(cell: Cell) -> bool:
 def _engine_content(cell: Cell) -> Any:
     if cell.engine == "transformers":
         return None
-    from workers.vllm_engine import needs
+    from workers.vllm_start import needs
 
     return _model_content(cell.model_spec), needs(cell)
 
