@@ -17,6 +17,7 @@ from grids.paths import Store, read_json, write_json
 from orchestrator import scorers
 from orchestrator.change import Change
 from orchestrator.evaluating import Target, choose
+from tests.conftest import ROOT
 from tests.rescoring import own_files, trained
 from tests.test_cli import banditgrid  # noqa: F401  (a fixture)
 from workers import named, preflight
@@ -215,39 +216,15 @@ def test_how_a_scorers_cell_ended_is_told_apart(place, monkeypatch, error, how):
     assert scorers.Scorer({}, None).score(task)[0] == how
 
 
-class Dying:
-    """A scorer whose engine dies as often as a file says; every call is a line of another."""
-
-    def __init__(self, *_):
-        pass
-
-    def score(self, task):
-        calls = Path(task["folder"]) / "calls"
-        with calls.open("a") as file:
-            file.write(f"{os.getpid()}\n")
-        deaths = int((Path(task["folder"]) / "deaths").read_text())
-        called = len(calls.read_text().split())
-        return scorers.DIED if called <= deaths else scorers.SCORED, "", {}
-
-
 def test_a_cell_whose_engine_died_is_scored_once_more_by_a_fresh_worker(place):
-    import ray
-
-    store, targets = Store(place / "store"), []
-    for deaths, (cell, paths) in zip((1, 2), cells(place), strict=False):
+    for deaths, (_, paths) in zip((1, 2), cells(place), strict=False):
         (paths.directory / "deaths").write_text(str(deaths))
-        targets.append(Target("small", cell, cell, paths))
-    own = {"include_dashboard": False, "logging_level": "ERROR", "log_to_driver": False}
-    ray.init("local", num_cpus=1, **own)
-    try:
-        pool = scorers._Pool(1, None)
-        pool.kind = ray.remote(num_cpus=1, max_restarts=0)(Dying)
-        ended = list(scorers._hand_out(list(targets), "wide", store, "this", pool))
-    finally:
-        ray.shutdown()
-    assert {end.target.cell.seed: end.how for end in ended} == {0: "scored", 1: scorers.DIED}
-    for target in targets:
-        calls = (target.paths.directory / "calls").read_text().split()
+    words = [sys.executable, "-m", "tests.dying_scorers", str(place)]
+    ran = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=300)
+    assert ran.returncode == 0, ran.stderr
+    assert json.loads(ran.stdout.splitlines()[-1]) == {"0": "scored", "1": scorers.DIED}
+    for _, paths in cells(place)[:2]:
+        calls = (paths.directory / "calls").read_text().split()
         assert len(calls) == len(set(calls)) == 2, "each in a process of its own"
 
 
