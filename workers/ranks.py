@@ -127,11 +127,6 @@ def told(make: Callable[[], T]) -> T:
     return held[0]  # type: ignore[return-value]
 
 
-def together() -> None:
-    """Wait until all are here."""
-    gathered(None)
-
-
 def shared(items: Sequence[T], work: Callable[[slice], list[R]]) -> list[R]:
     """Results for all items, in their order, of which this process makes those of its part."""
     part = _part(len(items))
