@@ -22,6 +22,7 @@ from orchestrator import attempts, cluster, marks, tracking
 from orchestrator.ledger import DONE
 from orchestrator.plan import Plan, Work
 from orchestrator.queue import Item
+from orchestrator.writer import Writer, bring_level
 from workers import lease
 
 FREE_SECONDS = 3.0
@@ -130,7 +131,7 @@ def level(plan: Plan, where: cluster.Tracking, store: Store, out: Console) -> No
         out.print(f"bringing {len(lacking)} MLflow runs level with their journals")
     for work in lacking:
         experiment = where.experiments[work.study]
-        if not tracking.bring_level(work, work.paths(store), where.uri, experiment):
+        if not bring_level(work, work.paths(store), where.uri, experiment):
             out.print(f"{work.cell.label}: MLflow lacks its history; the next run sends it")
 
 
@@ -140,7 +141,7 @@ def make_up(works: Iterable[Work], where: cluster.Tracking, store: Store) -> Non
         paths = work.paths(store)
         if not marks.is_level(work, paths, where.uri):
             experiment = where.experiments[work.study]
-            if not tracking.bring_level(work, paths, where.uri, experiment):
+            if not bring_level(work, paths, where.uri, experiment):
                 return
 
 
@@ -157,11 +158,11 @@ def close(item: Item, where: cluster.Tracking, status: str, reason: str) -> None
         with lease.held(item.paths, work.cell.label) as held:
             attempts.note_lost(held)
             experiment = where.experiments[work.study]
-            writer = tracking.Writer(where.uri, experiment, work.cell, work.grids, item.paths, held)
+            ours = Writer(where.uri, experiment, work.cell, work.grids, item.paths, held)
             if (done := read_mark(item.paths.done)) and item.state in DONE:
-                writer.finish(done)
+                ours.finish(done)
             else:
-                writer.end(status, reason)
+                ours.end(status, reason)
     except (lease.Held, lease.Lost, OSError):
         pass  # another has the cell, or the store is away: its next worker tells
 

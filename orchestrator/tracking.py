@@ -1,49 +1,28 @@
-"""Our own MLflow writer: explicit run ids, deterministic timestamps, never a fluent active run.
+"""MLflow's store as this program uses it: a client that gives up soon, experiments, runs, tags.
 
-The journal of a cell is the truth; MLflow is what people browse: evaluations at their own round,
-training as means every few rounds (`means.py`). Sending twice is sending once: a point is a
-function of journal lines, MLflow knows it by (run, metric, step, timestamp, value), and the
-timestamp is a function of the step. Nothing that MLflow does or fails to do stops training: what
-could not be sent is sent with the next success, or by the next `run`. NaN is sent as NaN: a broken
-loss is a result.
-Leaves out the fluent API, artifacts and the server (`ui.py`).
+Explicit run ids, never a fluent active run: a run is found by its cell's key, so that whoever
+trains a cell, and however often, writes to the same one. Leaves out the fluent API, what is sent
+to a run (`writer.py`), artifacts of tables (`publish.py`) and the server (`ui.py`).
 """
 
 from __future__ import annotations
 
 import json
 import os
-import sys
-import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from grids import outcome
 from grids.cell import SPECS, Cell
 from grids.errors import InputError
-from grids.paths import CellPaths, DamagedError, read_lines
 from orchestrator.marks import (
-    behind,
-    mark_of_done,
-    mark_path,
-    marked_run,
-    place,
     redacted,
     sqlite_path,
 )
-from orchestrator.means import Point, evaluations, means, points
-from orchestrator.plan import Work
-from workers.lease import Held, Lease, Lost, held
 
 if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
 
-START_MS = 1_600_000_000_000
-STEP_MS = 1000
-METRICS_A_CALL = 1000
-SECONDS_BETWEEN_WRITES = 10.0
-SECONDS_AFTER_A_FAILURE = 60.0
 # One call that is not answered costs a trial at most two timeouts.
 PATIENCE = {
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
@@ -193,154 +172,6 @@ def params(cell: Cell) -> dict[str, str]:
     settings = {k: str(v)[:6000] for k, v in cell.model_dump(exclude=NOT_PARAMS).items()}
     revisions = {"model": cell.model_spec.revision, "dataset": cell.dataset_spec.revision}
     return settings | {f"{k}_revision": v for k, v in revisions.items()}
-
-
-@dataclass
-class Writer:
-    """Brings one cell's run level with its journal.
-
-    It finds or makes the run when MLflow first answers. It keeps no lines: what is left to send is
-    read from the journal and its mark each time, so that a worker that goes on, or repeats rounds,
-    sends what an undisturbed one does. Every method may fail to reach MLflow and says so at most
-    once a minute; none raises for it. Where a lease is given and lost, nothing is sent any more.
-    """
-
-    uri: str
-    experiment: str
-    cell: Cell
-    grids: Sequence[str]
-    paths: CellPaths
-    lease: Lease
-    failures: int = 0
-    _client: Any = None
-    _run_id: str | None = None
-    _begin: dict[str, str] = field(default_factory=dict)  # tags that are still to be set
-    _sent_at: float = 0.0
-    _quiet_until: float = 0.0
-    _warned_at: float = -1e9
-
-    def begin(self, attempt: int, rows_per_pass: int | None = None) -> None:
-        """Mark the run as running and send what earlier attempts did not.
-
-        `rows_per_pass` is told where memory ran out before and it was halved.
-        """
-        self._begin = {outcome.TAG_STATUS: "running", outcome.TAG_ATTEMPTS: str(attempt)}
-        if rows_per_pass is not None:
-            self._begin[outcome.TAG_ROWS_PER_PASS] = str(rows_per_pass)
-        self._try(self._send_behind)
-
-    def run_id(self) -> str:
-        """Of the cell's run; raises where MLflow does not answer."""
-        if self._run_id is None:
-            marked = marked_run(self.paths, self.uri)
-            client = self._mlflow()
-            self._run_id = ensure_run(client, self.experiment, self.cell, self.grids, marked)
-        if self._begin:
-            self._mlflow().update_run(self._run_id, status="RUNNING")
-            for name, value in self._begin.items():
-                self._tag(name, value)
-            self._begin = {}
-        return self._run_id
-
-    def write(self, line: dict[str, float]) -> None:
-        """A line is in the journal: send if it holds an evaluation, else every ten seconds."""
-        due = time.monotonic() - self._sent_at > SECONDS_BETWEEN_WRITES
-        if (due or outcome.TEST_PASS in line) and time.monotonic() > self._quiet_until:
-            self._try(self._send_behind)
-
-    def finish(self, done: dict[str, Any]) -> None:
-        """Send the rest and the final numbers; the mark says that nothing is left to send."""
-        self._try(self._finish, done)
-
-    def end(self, status: str, reason: str) -> None:
-        """Close the run as FAILED or KILLED, with the reason."""
-        self._try(self._send_behind)
-        self._try(self._close, status, status.lower(), reason)
-
-    def _send_behind(self) -> None:
-        """A window that is not whole waits, for the cell may go on with it."""
-        if lines := behind(self.paths, self.uri, self.run_id()):
-            self._send(points(lines))
-            self._sent_at = time.monotonic()
-            self._mark(int(lines[-1]["round"]), None)
-
-    def _finish(self, done: dict[str, Any]) -> None:
-        """Evaluations go again: the journal's line of a round may have been scored after it was
-        sent. The last window goes as it is: should the cell go on, the whole one has a later step.
-        """
-        lines = read_lines(self.paths.journal)
-        rest = behind(self.paths, self.uri, self.run_id())
-        self._send(evaluations(lines) + means(rest, ended=True))
-        self._send_finals(done)
-        self._mark(int(lines[-1]["round"]), mark_of_done(self.paths))
-
-    def _send_finals(self, done: dict[str, Any]) -> None:
-        scores = {f"{outcome.BASE_PREFIX}{k}": v for k, v in (done.get("base") or {}).items()}
-        scores |= {f"{outcome.FINAL_PREFIX}{k}": v for k, v in (done.get("final") or {}).items()}
-        self._send([Point(done["rounds"], k, v) for k, v in scores.items() if v is not None])
-        self._close("FINISHED", done["status"], done.get("reason") or "")
-
-    def _close(self, mlflow_status: str, status: str, reason: str) -> None:
-        self._tag(outcome.TAG_STATUS, status)
-        self._tag(outcome.TAG_STATUS_REASON, redacted(reason)[:2000])
-        self._mlflow().set_terminated(self.run_id(), mlflow_status)
-
-    def _tag(self, name: str, value: str) -> None:
-        self._mlflow().set_tag(self._run_id, name, value)
-
-    def _send(self, made: Sequence[Point]) -> None:
-        from mlflow.entities import Metric
-
-        metrics = [
-            Metric(name, float(value), START_MS + STEP_MS * step, step)
-            for step, name, value in made
-        ]
-        for i in range(0, len(metrics), METRICS_A_CALL):
-            self._mlflow().log_batch(self.run_id(), metrics=metrics[i : i + METRICS_A_CALL])
-
-    def _mlflow(self) -> Any:
-        self._client = self._client or quiet_client(self.uri)
-        return self._client
-
-    def _try(self, call: Any, *arguments: Any) -> bool:
-        """Whether the call went through. Telemetry is the one thing whose failure is swallowed."""
-        try:
-            self.lease.check()
-            call(*arguments)
-        except Lost:
-            raise
-        except DamagedError as error:  # whoever trains the cell reads the file too, and stops there
-            self.failures += 1
-            print(error, file=sys.stderr, flush=True)
-            return False
-        except Exception as error:
-            self.failures += 1
-            now = time.monotonic()
-            self._quiet_until = now + SECONDS_AFTER_A_FAILURE
-            if now - self._warned_at > SECONDS_AFTER_A_FAILURE:
-                self._warned_at = now
-                print(
-                    f"MLflow at {redacted(self.uri)} did not take what was sent "
-                    f"({brief(error)}); training goes on, the journal is sent later",
-                    file=sys.stderr, flush=True,
-                )  # fmt: skip
-            return False
-        return True
-
-    def _mark(self, sent: int, done: str | None) -> None:
-        mark = {"place": place(self.uri), "run_id": self.run_id(), "round": sent, "done": done}
-        self.lease.write_json(mark_path(self.paths), {**mark, "grids": sorted(self.grids)})
-
-
-def bring_level(work: Work, paths: CellPaths, uri: str, experiment: str) -> bool:
-    """Send what a done cell's run lacks; True where MLflow took it, or another does it."""
-    try:
-        with held(paths, work.cell.label) as lease:
-            writer = Writer(uri, experiment, work.cell, work.grids, paths, lease)
-            writer.finish(json.loads(paths.done.read_text(encoding="utf-8")))
-    except (Held, Lost):
-        return True
-    return writer.failures == 0
 
 
 def brief(error: Exception) -> str:

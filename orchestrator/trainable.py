@@ -41,7 +41,7 @@ from orchestrator.capture import captured
 from orchestrator.ledger import DONE as DONE_STATES
 from orchestrator.ledger import state_of
 from orchestrator.marks import redacted
-from orchestrator.tracking import Writer
+from orchestrator.writer import Writer
 from workers.engine_check import EngineError, NoRoomError
 from workers.lease import Held, Lease, Lost, held
 

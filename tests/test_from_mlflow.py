@@ -14,7 +14,7 @@ from grids import catalog, outcome
 from grids.errors import InputError
 from orchestrator import tracking
 from orchestrator.plan import make_plan
-from orchestrator.tracking import Writer
+from orchestrator.writer import Writer
 from tests.synthetic_store import (
     evaluated,
     fail,

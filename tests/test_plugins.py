@@ -318,7 +318,7 @@ def test_the_documented_loss_has_the_gradient_of_reinforce_where_the_ratio_is_on
 def test_a_run_in_mlflow_tells_its_plug_in(grid_file, package, tmp_path):
     from analysis.study import Study
     from orchestrator import tracking
-    from orchestrator.tracking import Writer
+    from orchestrator.writer import Writer
     from workers.lease import held
 
     package("mypkg", ESTIMATOR)

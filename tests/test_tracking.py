@@ -16,8 +16,9 @@ from grids.errors import InputError
 from grids.grid import Grid
 from grids.paths import CellPaths, Store, read_lines, write_json
 from orchestrator import marks, tracking
+from orchestrator import writer as writing
 from orchestrator.plan import Work, make_plan
-from orchestrator.tracking import Writer
+from orchestrator.writer import Writer
 from workers import lease
 
 NOWHERE = "http://someone:secret@127.0.0.1:9"
@@ -131,7 +132,7 @@ def again(writer: Writer, uri: str | None = None) -> Writer:
 
 @pytest.fixture(params=[0.0, 10.0], ids=["every line is due", "ten seconds"])
 def pace(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tracking, "SECONDS_BETWEEN_WRITES", request.param)
+    monkeypatch.setattr(writing, "SECONDS_BETWEEN_WRITES", request.param)
 
 
 @pytest.fixture
@@ -162,7 +163,7 @@ def test_sent_again_without_a_mark_is_sent_once(
         marks.mark_path(writer.paths).unlink()
         writer.lease.release()
         work = Work("s", writer.cell, ("one",), "finished")
-        assert tracking.bring_level(work, writer.paths, writer.uri, writer.experiment)
+        assert writing.bring_level(work, writer.paths, writer.uri, writer.experiment)
     again(writer).begin(1)
     assert histories(client, writer.run_id()) == undisturbed
 
@@ -363,7 +364,7 @@ def test_an_absent_server_never_stops_training_and_is_made_up_for(
     assert told.count("training goes on") == 1
     assert "secret" not in told
     writer.lease.release()
-    assert tracking.bring_level(work, paths, store.tracking_uri, experiment)
+    assert writing.bring_level(work, paths, store.tracking_uri, experiment)
     run_id = run_of(client, experiment, work)
     assert history(client, run_id, "train/reward") == [(10, mean(1, 10)), (11, 11 / 7)]
     assert client.get_run(run_id).info.status == "FINISHED"

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import socket
+import time
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ import pyarrow.parquet as pq
 
 from grids.outcome import OUTCOME_COLUMNS
 from grids.paths import read_lines
-from workers import ranks
+from workers import memory, ranks
 from workers.lease import Lease
 from workers.ranks import Lent
 
@@ -37,6 +38,7 @@ class Journal:
 
     def __init__(self, lease: Lease | Lent) -> None:
         self.lease, self.paths = lease, lease.paths
+        self._cpu = time.process_time()
 
     def rounds(self) -> list[dict[str, Any]]:
         """The lines so far; a half-written last line is not one. All processes of a cell ask."""
@@ -71,10 +73,13 @@ class Journal:
         return line
 
     def time(self, number: int, seconds: dict[str, float], attempt: int) -> None:
-        """Append a round's seconds by phase, to the millisecond."""
+        """Append a round's seconds by phase, to the millisecond, and what this process took: seconds
+        of processors since the line before, bytes now."""
         rounded = {name: round(value, 3) for name, value in seconds.items()}
+        cpu, self._cpu = time.process_time() - self._cpu, time.process_time()
         line = {"round": number, "host": socket.gethostname(), "attempt": attempt}
-        self._append(self.paths.timings, [line | {"seconds": rounded}])
+        took = {"cpu_seconds": round(cpu, 3), **memory.now()}
+        self._append(self.paths.timings, [line | {"seconds": rounded, "process": took}])
 
     def show(self, samples: Iterable[dict[str, Any]]) -> None:
         """Append samples for people to read."""

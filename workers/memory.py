@@ -128,6 +128,21 @@ def rss_bytes() -> int:
     return _status("VmRSS") or _lifetime_peak()
 
 
+class Now(TypedDict):
+    """Bytes of this process at this moment; of the GPU None where it uses none."""
+
+    rss_bytes: int
+    gpu_bytes: int | None
+
+
+def now() -> Now:
+    """What this process takes now; of the GPU what PyTorch's allocator holds."""
+    cuda = _cuda()
+    return Now(
+        rss_bytes=rss_bytes(), gpu_bytes=None if cuda is None else int(cuda.memory_reserved())
+    )
+
+
 def _status(field: str, pid: int | str = "self") -> int | None:
     with suppress(OSError, ValueError, IndexError):
         for line in Path(f"/proc/{pid}/status").read_text().splitlines():

@@ -31,7 +31,8 @@ from grids.paths import CellPaths, Store, write_json
 from orchestrator.marks import is_level
 from orchestrator.plan import Work
 from orchestrator.register import register
-from orchestrator.tracking import bring_level, ensure_experiment, quiet_client
+from orchestrator.tracking import ensure_experiment, quiet_client
+from orchestrator.writer import bring_level
 from tests.benchmarks.told import COMMAND, ROOT, told
 
 if TYPE_CHECKING:
