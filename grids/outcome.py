@@ -57,6 +57,7 @@ ENGINE_GAP_MAX: Final = "engine/log_p_gap_max"
 BASE_PREFIX: Final = "base/"
 FINAL_PREFIX: Final = "final/"
 SAMPLED_SUFFIX: Final = "_sampled"
+SYSTEM_PREFIX: Final = "system/"  # what rounds took: MLflow shows these on a page of their own
 
 # Tags of an MLflow run.
 TAG_CELL_KEY: Final = "banditgrid.cell_key"
@@ -70,6 +71,14 @@ TAG_STATUS: Final = "banditgrid.status"
 TAG_STATUS_REASON: Final = "banditgrid.status_reason"
 TAG_ATTEMPTS: Final = "banditgrid.attempts"
 TAG_ROWS_PER_PASS: Final = "banditgrid.rows_per_pass"  # where memory ran out: the halved bound
+TAG_VERDICTS_PREFIX: Final = "banditgrid.verdicts."  # a grid's: what its last tables said
+# For columns and groups of MLflow's pages.
+TAG_PAIR: Final = "pair"  # model and data set
+TAG_ARM: Final = "arm"  # the label without model, data set and seed
+
+# MLflow's own: what its pages show as description, and as a table of an artifact.
+TAG_NOTE: Final = "mlflow.note.content"
+TAG_ARTIFACTS: Final = "mlflow.loggedArtifacts"
 
 # Files of a cell's directory.
 CELL_FILE: Final = "cell.json"
@@ -136,3 +145,19 @@ class Progress(NamedTuple):
     rounds: int
     line: dict[str, float]  # the journal line, `round` among its keys
     seconds_left: float | None  # None before the first round
+
+
+class Verdict(NamedTuple):
+    """What tables say of a declared contrast in one pair, in words; differences are b - a."""
+
+    study: str
+    grid: str
+    contrast: str
+    where: str  # the pair, and what else the contrast leaves free
+    a_key: str  # arm keys
+    b_key: str
+    a: str  # what the arm is in the contrast: `batch 32, rollouts 8`
+    b: str
+    told: str  # the verdict with what limits it
+    numbers: str  # the difference with its interval and n
+    standing: str  # registered or exploratory

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -15,8 +15,9 @@ import typer
 
 from grids.errors import InputError
 from grids.load import grid_schema
+from grids.outcome import Verdict
 from grids.paths import Store
-from orchestrator import cli_cluster, cli_rescore, cli_search
+from orchestrator import cli_cluster, cli_doctor, cli_rescore, cli_search
 from orchestrator.options import (
     STORE,
     AsJson,
@@ -121,6 +122,7 @@ def run(
 
 
 cli_cluster.add_to(app)
+cli_doctor.add_to(app)
 cli_rescore.add_to(app)
 cli_search.add_to(app)
 
@@ -153,6 +155,7 @@ def tables(
     """Write and print one table a grid: arms, contrasts, best arms, variance shares; intervals."""
     from analysis.markdown import markdown
     from analysis.report import formats_of, make_tables, open_studies, write_tables
+    from analysis.verdicts import verdicts
 
     asked, loaded = formats_of(formats), load(grids, models, data)
     studies = open_studies(loaded, elsewhere or Store(store), evaluation or "")
@@ -164,7 +167,8 @@ def tables(
     typer.echo("written: " + " ".join(map(str, written)))
     if not no_log:
         below = None if elsewhere else store
-        _log(written, out, _named("tables", evaluation), studies, below, tracking_uri)
+        told = () if evaluation else verdicts(made)  # the runs' own scores alone
+        _log(written, out, _named("tables", evaluation), studies, below, tracking_uri, told)
 
 
 @app.command()
@@ -181,6 +185,7 @@ def report(
     from datetime import UTC, datetime
 
     from analysis.report import make_tables, open_studies, write_report
+    from analysis.verdicts import verdicts
 
     loaded = load(grids, models, data)
     studies = open_studies(loaded, elsewhere or Store(store), evaluation or "")
@@ -191,7 +196,8 @@ def report(
     typer.echo(f"written: {page}, and {len(figures)} files of figures beside it")
     if not no_log:
         files, below = [page, *figures], None if elsewhere else store
-        _log(files, out.parent, _named("report", evaluation), studies, below, tracking_uri)
+        told = () if evaluation else verdicts(made)
+        _log(files, out.parent, _named("report", evaluation), studies, below, tracking_uri, told)
 
 
 @app.command()
@@ -255,13 +261,13 @@ def _note_looks(made: list[Table], studies: dict[str, Study]) -> None:
 
 def _log(
     files: list[Path], under: Path, folder: str, studies: Iterable[str], store: Path | None,
-    tracking_uri: str | None,
+    tracking_uri: str | None, verdicts: Sequence[Verdict],
 ) -> None:  # fmt: skip
-    """Log what was written to MLflow, where there is one."""
+    """Log what was written, and the verdicts, to MLflow, where there is one."""
     from orchestrator.publish import publish, tracking_of
 
     uri = tracking_of(None if store is None else Store(store), tracking_uri)
-    if uri is not None and publish(files, under, folder, studies, uri):
+    if uri is not None and publish(files, under, folder, studies, uri, verdicts):
         typer.echo(f"logged to the run `analysis` of {', '.join(studies)} in MLflow")
 
 

@@ -19,6 +19,7 @@ from orchestrator.means import last_whole
 from orchestrator.plan import Work
 
 MARK_FILE: Final = "tracked.json"
+SHOWN: Final = 1  # raised when runs get more to show than numbers, so that old ones are made level
 
 
 def redacted(text: object) -> str:
@@ -77,6 +78,7 @@ def is_level(work: Work, paths: CellPaths, uri: str, deleted: Container[str] = f
     return (
         mark.get("place") == place(uri)
         and mark.get("done") == mark_of_done(paths)
+        and mark.get("shown") == SHOWN
         and set(work.grids) <= set(mark.get("grids", ()))
         and mark.get("run_id") not in deleted
     )

@@ -7,6 +7,7 @@ Leaves out Ray, and the runs of cells that are trained: their workers find or ma
 from __future__ import annotations
 
 import os
+import sys
 import time
 import uuid
 from collections.abc import Iterable, Iterator
@@ -18,10 +19,11 @@ from rich.console import Console
 
 from grids.errors import InputError
 from grids.paths import Store, read_mark, write_json
-from orchestrator import attempts, cluster, marks, tracking
+from orchestrator import access, attempts, cluster, marks, tracking
 from orchestrator.ledger import DONE
 from orchestrator.plan import Plan, Work
 from orchestrator.queue import Item
+from orchestrator.showing import show_study
 from orchestrator.writer import Writer, bring_level
 from workers import lease
 
@@ -94,12 +96,17 @@ def tracking_of(plan: Plan, store: Store, uri: str) -> cluster.Tracking | None:
     )
     try:
         client = tracking.connect(uri)
-        return cluster.Tracking(uri, _experiments(client, plan, store, uri))
+        experiments = _experiments(client, plan, store, uri)
+        access.require_writing(client, experiments, uri)
+        _show(client, plan, experiments, uri)
+        return cluster.Tracking(uri, experiments)
     except InputError:
         if needed:
             raise
         return None
     except Exception as error:
+        if told := access.refusal(error):
+            raise InputError(f"MLflow at {marks.redacted(uri)}: {told}") from None
         raise InputError(
             f"MLflow at {marks.redacted(uri)} stopped answering before training began "
             f"({tracking.brief(error)}); nothing was trained: mend it and run again"
@@ -112,6 +119,20 @@ def _experiments(client: Any, plan: Plan, store: Store, uri: str) -> dict[str, s
     artifacts = (store.root.resolve() / "artifacts").as_uri() if inside else None
     studies = dict.fromkeys(work.study for work in plan.works)
     return {study: tracking.ensure_experiment(client, study, artifacts) for study in studies}
+
+
+def _show(client: Any, plan: Plan, experiments: dict[str, str], uri: str) -> None:
+    """Descriptions and views. What only people read stops nothing."""
+    for study, experiment in experiments.items():
+        shares = [share for share in plan.shares if share.grid.study == study]
+        try:
+            show_study(client, experiment, [(share.grid, len(share.cells)) for share in shares])
+        except Exception as error:
+            print(
+                f"MLflow at {marks.redacted(uri)} did not take the description and the views of "
+                f"{study} ({tracking.brief(error)}); the next run sends them",
+                file=sys.stderr, flush=True,
+            )  # fmt: skip
 
 
 def level(plan: Plan, where: cluster.Tracking, store: Store, out: Console) -> None:

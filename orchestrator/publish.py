@@ -1,24 +1,32 @@
 """Tables and figures as artifacts of MLflow: one run named `analysis` in the study's experiment.
 
 The run has no cell key, so that nothing takes it for a cell's. The files on disk are what counts: a
-tracking store that is absent or fails costs a line, never the command. Leaves out making the files.
+tracking store that is absent or fails costs a line, never the command. Leaves out making the files
+and the verdicts.
 """
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from grids.outcome import TAG_NOTE, Verdict
 from grids.paths import Store
 from orchestrator.marks import redacted, sqlite_path
+from orchestrator.showing import show_verdicts
 from orchestrator.tracking import brief, ensure_experiment, quiet_client
 
 if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
 
 RUN_NAME: Final = "analysis"
+NOTE: Final = (
+    "**Tables, figures and report of this study**, as its last `banditgrid tables` and `banditgrid "
+    "report` wrote them: see its artifacts. It is no cell."
+)
 TAG_KIND: Final = "banditgrid.kind"
 
 
@@ -31,9 +39,11 @@ def tracking_of(store: Store | None, given: str | None) -> str | None:
 
 
 def publish(
-    files: Sequence[Path], under: Path, folder: str, studies: Iterable[str], uri: str
-) -> bool:
-    """Log files to the analysis run of every study, below `folder`, as they lie below `under`.
+    files: Sequence[Path], under: Path, folder: str, studies: Iterable[str], uri: str,
+    verdicts: Sequence[Verdict] = (),
+) -> bool:  # fmt: skip
+    """Log files to the analysis run of every study, below `folder`, as they lie below `under`, and
+    verdicts to the descriptions of the study and of its runs.
 
     Replaces what was logged under the same names. Answers False, with a line on standard error,
     where MLflow did not take them.
@@ -41,11 +51,15 @@ def publish(
     try:
         client = quiet_client(uri)
         for study in studies:
-            run_id = analysis_run(client, ensure_experiment(client, study, _artifacts(uri)))
+            experiment = ensure_experiment(client, study, _artifacts(uri))
+            run_id = analysis_run(client, experiment)
             for path in files:
                 parent = path.relative_to(under).parent
                 client.log_artifact(run_id, str(path), (Path(folder) / parent).as_posix())
             client.set_terminated(run_id, "FINISHED")
+            client.set_tag(run_id, TAG_NOTE, NOTE)
+            made = [verdict for verdict in verdicts if verdict.study == study]
+            show_verdicts(client, experiment, run_id, made, datetime.now(UTC))
     except Exception as error:
         print(
             f"MLflow at {redacted(uri)} did not take the files ({brief(error)}); they are on disk; "

@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import socket
 import subprocess
 import sys
+from collections.abc import Iterator
+from typing import Final
 
 from rich.console import Console
 
 from grids.errors import InputError
+from grids.outcome import TAG_GRID_PREFIX
 from grids.paths import Store
+from orchestrator import views
 from orchestrator.driver import termination_as_interrupt
+from orchestrator.showing import under
+from orchestrator.tracking import brief, quiet_client
 
 HOST = "127.0.0.1"
+MOST_STUDIES: Final = 10  # whose pages are told at the start
 
 
 def serve(store: Store, port: int, out: Console) -> int:
@@ -27,6 +35,8 @@ def serve(store: Store, port: int, out: Console) -> int:
         )
     _check_free(port)
     out.print(f"MLflow on http://{HOST}:{port} (Ctrl-C ends it)", soft_wrap=True)
+    for title, path in _views(store):
+        out.print(f"  {title}: http://{HOST}:{port}/{path}", soft_wrap=True, markup=False)
     with (
         termination_as_interrupt(),
         subprocess.Popen(_command(store, port), env=_environment(), start_new_session=True) as run,
@@ -36,6 +46,23 @@ def serve(store: Store, port: int, out: Console) -> int:
         except KeyboardInterrupt:
             _end(run)
             return 0
+
+
+def _views(store: Store) -> Iterator[tuple[str, str]]:
+    """The pages to begin with: each study's, and each of its grids'."""
+    try:
+        for found in quiet_client(store.tracking_uri).search_experiments(max_results=MOST_STUDIES):
+            grids = under(TAG_GRID_PREFIX, found.tags)
+            if f"{views.TAG_PREFIX}{views.STUDY}" not in found.tags:
+                continue
+            yield found.name, views.path(found.experiment_id, views.STUDY)
+            for name, entry in sorted(grids.items()):
+                yield (
+                    f"{found.name}, {name}",
+                    views.path(found.experiment_id, json.loads(entry)["view"]),
+                )
+    except Exception as error:  # the server will tell what is wrong with its database
+        print(f"the pages to begin with cannot be told ({brief(error)})", file=sys.stderr)
 
 
 def _command(store: Store, port: int) -> list[str]:

@@ -2,10 +2,11 @@
 
 The journal of a cell is the truth; MLflow is what people browse: evaluations at their own round,
 training as means every few rounds (`means.py`). Sending twice is sending once: a point is a
-function of journal lines, MLflow knows it by (run, metric, step, timestamp, value), and the
-timestamp is a function of the step. Nothing that MLflow does or fails to do stops training: what
-could not be sent is sent with the next success, or by the next `run`. NaN is sent as NaN: a broken
-loss is a result.
+function of the cell's files, MLflow knows it by (run, metric, step, timestamp, value), and the
+timestamp is a function of the step. System metrics alone are of one attempt: where a worker was
+killed between sending and noting so, and its rounds were made again, MLflow has two of them.
+Nothing that MLflow does or fails to do stops training: what could not be sent is sent with the next
+success, or by the next `run`. NaN is sent as NaN: a broken loss is a result.
 Leaves out finding the run (`tracking.py`) and what its description says (`notes.py`).
 """
 
@@ -14,17 +15,23 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from grids import outcome
 from grids.cell import Cell
 from grids.paths import CellPaths, DamagedError, read_lines
-from orchestrator.marks import behind, mark_of_done, mark_path, marked_run, place, redacted
+from orchestrator import completions, notes
+from orchestrator.inputs import inputs
+from orchestrator.marks import SHOWN, behind, mark_of_done, mark_path, marked_run, place, redacted
 from orchestrator.means import Point, evaluations, means, points
+from orchestrator.notes import Score
 from orchestrator.plan import Work
+from orchestrator.scored import scores
+from orchestrator.showing import under
 from orchestrator.tracking import brief, ensure_run, quiet_client
+from orchestrator.usage import Timings
 from workers.lease import Held, Lease, Lost, held
 
 START_MS = 1_600_000_000_000
@@ -57,6 +64,7 @@ class Writer:
     _sent_at: float = 0.0
     _quiet_until: float = 0.0
     _warned_at: float = -1e9
+    _refused: bool = False  # artifacts were, and that was told
 
     def begin(self, attempt: int, rows_per_pass: int | None = None) -> None:
         """Mark the run as running and send what earlier attempts did not.
@@ -78,7 +86,9 @@ class Writer:
             self._mlflow().update_run(self._run_id, status="RUNNING")
             for name, value in self._begin.items():
                 self._tag(name, value)
+            attempt = self._begin[outcome.TAG_ATTEMPTS]
             self._begin = {}
+            self._describe(f"running, attempt {attempt}")
         return self._run_id
 
     def write(self, line: dict[str, float]) -> None:
@@ -94,23 +104,34 @@ class Writer:
     def end(self, status: str, reason: str) -> None:
         """Close the run as FAILED or KILLED, with the reason."""
         self._try(self._send_behind)
-        self._try(self._close, status, status.lower(), reason)
+        self._try(self._end, status, reason)
+
+    def _end(self, status: str, reason: str) -> None:
+        self._close(status, status.lower(), reason)
+        told = redacted(reason).splitlines()[0] if reason else ""
+        self._describe(f"{'failed' if status == 'FAILED' else 'left'}: {told[:300]}")
 
     def _send_behind(self) -> None:
         """A window that is not whole waits, for the cell may go on with it."""
         if lines := behind(self.paths, self.uri, self.run_id()):
-            self._send(points(lines))
+            timings = Timings.read(self.paths)
+            self._send(points(timings.beside(lines)), timings)
             self._sent_at = time.monotonic()
             self._mark(int(lines[-1]["round"]), None)
+            if any(outcome.TEST_PASS in line for line in lines):
+                self._send_completions()
 
     def _finish(self, done: dict[str, Any]) -> None:
         """Evaluations go again: the journal's line of a round may have been scored after it was
         sent. The last window goes as it is: should the cell go on, the whole one has a later step.
         """
         lines = read_lines(self.paths.journal)
-        rest = behind(self.paths, self.uri, self.run_id())
-        self._send(evaluations(lines) + means(rest, ended=True))
+        timings = Timings.read(self.paths)
+        rest = timings.beside(behind(self.paths, self.uri, self.run_id()))
+        self._send(evaluations(lines) + means(rest, ended=True), timings)
         self._send_finals(done)
+        self._describe(_told(done), scores(self.paths))
+        self._send_completions()
         self._mark(int(lines[-1]["round"]), mark_of_done(self.paths))
 
     def _send_finals(self, done: dict[str, Any]) -> None:
@@ -124,15 +145,42 @@ class Writer:
         self._tag(outcome.TAG_STATUS_REASON, redacted(reason)[:2000])
         self._mlflow().set_terminated(self.run_id(), mlflow_status)
 
+    def _describe(self, state: str, scored: Mapping[str, Score] | None = None) -> None:
+        """The run's description and its data set; what people wrote into it stays."""
+        run = self._mlflow().get_run(self._run_id)
+        if not run.inputs.dataset_inputs:
+            self._mlflow().log_inputs(self._run_id, inputs(self.cell))
+        tags = run.data.tags
+        grids = sorted(under(outcome.TAG_GRID_PREFIX, tags))
+        verdicts = under(outcome.TAG_VERDICTS_PREFIX, tags)
+        ours = notes.run_note(self.cell, grids, state, scored or {}, verdicts)
+        if (note := notes.joined(tags.get(outcome.TAG_NOTE), ours)) != tags.get(outcome.TAG_NOTE):
+            self._tag(outcome.TAG_NOTE, note)
+
+    def _send_completions(self) -> None:
+        """A store of artifacts that does not take them keeps no number back."""
+        try:
+            completions.send(self._mlflow(), self.run_id(), self.paths)
+        except (Lost, DamagedError):
+            raise
+        except Exception as error:
+            if not self._refused:
+                self._refused = True
+                print(
+                    f"MLflow at {redacted(self.uri)} did not take the sample completions "
+                    f"({brief(error)}); they are in {self.paths.samples.name}",
+                    file=sys.stderr, flush=True,
+                )  # fmt: skip
+
     def _tag(self, name: str, value: str) -> None:
         self._mlflow().set_tag(self._run_id, name, value)
 
-    def _send(self, made: Sequence[Point]) -> None:
+    def _send(self, made: Sequence[Point], timings: Timings | None = None) -> None:
         from mlflow.entities import Metric
 
         metrics = [
-            Metric(name, float(value), START_MS + STEP_MS * step, step)
-            for step, name, value in made
+            Metric(point.metric, float(point.value), _time_ms(point, timings), point.round)
+            for point in made
         ]
         for i in range(0, len(metrics), METRICS_A_CALL):
             self._mlflow().log_batch(self.run_id(), metrics=metrics[i : i + METRICS_A_CALL])
@@ -168,7 +216,24 @@ class Writer:
 
     def _mark(self, sent: int, done: str | None) -> None:
         mark = {"place": place(self.uri), "run_id": self.run_id(), "round": sent, "done": done}
+        mark["shown"] = SHOWN if done else None
         self.lease.write_json(mark_path(self.paths), {**mark, "grids": sorted(self.grids)})
+
+
+def _time_ms(point: Point, timings: Timings | None) -> int:
+    """A function of the step. MLflow draws system metrics over time: theirs is when they were."""
+    told = None
+    if timings is not None and point.metric.startswith(outcome.SYSTEM_PREFIX):
+        told = timings.time_ms(point.round)
+    return START_MS + STEP_MS * point.round if told is None else told
+
+
+def _told(done: Mapping[str, Any]) -> str:
+    """How a done cell stands."""
+    if done["status"] != outcome.DIVERGED:
+        return f"finished after {done['rounds']} rounds"
+    round, why = done.get("diverged_round"), done.get("reason") or "no reason told"
+    return f"diverged in round {round}: {why}" if round is not None else f"diverged: {why}"
 
 
 def bring_level(work: Work, paths: CellPaths, uri: str, experiment: str) -> bool:

@@ -402,3 +402,79 @@ def test_parameters_are_what_a_run_is_for_ever(store: Store) -> None:
 def test_redacted() -> None:
     assert marks.redacted("at https://u:p@host:1/x") == "at https://***@host:1/x"
     assert marks.redacted("sqlite:////a/b@c.db") == "sqlite:////a/b@c.db"
+
+
+def done_cell(writer: Writer) -> None:
+    train(writer, 10)
+    finish(writer, 10)
+
+
+def test_a_run_tells_what_it_is_and_of_which_data_sets(client: Any, new_run: Any) -> None:
+    writer = new_run()
+    train(writer, 5)
+    note = client.get_run(writer.run_id()).data.tags["mlflow.note.content"]
+    assert "**running, attempt 1**" in note and "In the tables of `one`" in note
+    client.set_tag(writer.run_id(), "mlflow.note.content", f"Seen by Ada.\n\n{note}")
+    finish(writer, 5, status="diverged", diverged_round=5, reason="the loss is not finite")
+    run = client.get_run(writer.run_id())
+    note = run.data.tags["mlflow.note.content"]
+    assert note.startswith("Seen by Ada.") and "diverged in round 5: the loss is not fin" in note
+    assert [x.dataset.name for x in run.inputs.dataset_inputs] == ["gsm8k train", "gsm8k test"]
+    assert run.data.tags["arm"] == "(32,1,0) raw"
+    assert run.data.tags["pair"] == "qwen2.5-0.5b-instruct gsm8k"
+
+
+def test_a_run_that_failed_says_why(client: Any, new_run: Any) -> None:
+    writer = new_run()
+    train(writer, 5)
+    writer.end("FAILED", "CUDA is out of memory")
+    note = client.get_run(writer.run_id()).data.tags["mlflow.note.content"]
+    assert "**failed: CUDA is out of memory**" in note
+
+
+def test_system_metrics_are_means_at_the_time_when_they_were(client: Any, new_run: Any) -> None:
+    writer = new_run()
+    lines = [
+        {"round": r, "seconds": {"all": r / 10, "generate": 0.5}, "process": {"time": 1e9 + r}}
+        for r in range(1, 15)
+    ]
+    writer.paths.directory.mkdir(parents=True, exist_ok=True)
+    writer.paths.timings.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    train(writer, 14)
+    finish(writer, 14)
+    points = client.get_metric_history(writer.run_id(), "system/seconds_a_round")
+    told = [(p.step, pytest.approx(p.value), p.timestamp) for p in points]
+    assert told == [(10, 0.55, 1_000_000_010_000), (14, 1.25, 1_000_000_014_000)]
+    assert history(client, writer.run_id(), "system/seconds_generate") == [(10, 0.5), (14, 0.5)]
+    again(writer).finish(json.loads(writer.paths.done.read_text()))
+    assert len(client.get_metric_history(writer.run_id(), "system/seconds_a_round")) == 2
+
+
+def test_artifacts_that_are_refused_keep_no_number_back(
+    client: Any, store: Store, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").write_text("in the way")
+    experiment = tracking.ensure_experiment(client, "no artifacts", f"file://{tmp_path}/file")
+    work, paths = work_of(store, seed=next(SEEDS)), CellPaths(tmp_path / "cell")
+    writer = writer_of(store.tracking_uri, experiment, work, paths)
+    paths.samples.write_text(json.dumps({"round": 5, "completion": "x"}) + "\n")
+    done_cell(writer)
+    assert writer.failures == 0 and marks.is_level(work, paths, store.tracking_uri)
+    assert history(client, writer.run_id(), "test/pass_at_1")[-1] == (10, 0.1)
+    assert capsys.readouterr().err.count("did not take the sample completions") == 1
+
+
+def test_a_run_of_before_there_was_more_than_numbers_is_made_level(
+    client: Any, store: Store, new_run: Any
+) -> None:
+    writer = new_run()
+    done_cell(writer)
+    work = Work("s", writer.cell, tuple(writer.grids), "finished")
+    assert marks.is_level(work, writer.paths, store.tracking_uri)
+    mark = json.loads(marks.mark_path(writer.paths).read_text())
+    before = histories(client, writer.run_id())
+    write_json(marks.mark_path(writer.paths), {k: v for k, v in mark.items() if k != "shown"})
+    assert not marks.is_level(work, writer.paths, store.tracking_uri)
+    again(writer).finish(json.loads(writer.paths.done.read_text()))
+    assert marks.is_level(work, writer.paths, store.tracking_uri)
+    assert histories(client, writer.run_id()) == before

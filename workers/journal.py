@@ -73,12 +73,12 @@ class Journal:
         return line
 
     def time(self, number: int, seconds: dict[str, float], attempt: int) -> None:
-        """Append a round's seconds by phase, to the millisecond, and what this process took: seconds
-        of processors since the line before, bytes now."""
+        """Append a round's seconds by phase, to the millisecond, and what this process took:
+        seconds of processors since the line before, bytes now; and when it was."""
         rounded = {name: round(value, 3) for name, value in seconds.items()}
         cpu, self._cpu = time.process_time() - self._cpu, time.process_time()
         line = {"round": number, "host": socket.gethostname(), "attempt": attempt}
-        took = {"cpu_seconds": round(cpu, 3), **memory.now()}
+        took = {"cpu_seconds": round(cpu, 3), **memory.now(), "time": round(time.time(), 3)}
         self._append(self.paths.timings, [line | {"seconds": rounded, "process": took}])
 
     def show(self, samples: Iterable[dict[str, Any]]) -> None:

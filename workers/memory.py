@@ -172,13 +172,14 @@ def free_bytes() -> int | None:
     where the system does not tell."""
     torch = _with_gpu()
     if torch is None:
-        return _available()
+        return available()
     free, total = torch.cuda.mem_get_info()
     share = fraction(_share, total) * total - torch.cuda.memory_reserved()
     return int(max(0, min(free, share)))
 
 
-def _available() -> int | None:
+def available() -> int | None:
+    """Memory of the machine that could still be taken; None where the system does not tell."""
     with suppress(OSError, ValueError, IndexError):
         for line in Path("/proc/meminfo").read_text().splitlines():
             if line.startswith("MemAvailable:"):

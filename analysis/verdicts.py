@@ -1,0 +1,38 @@
+"""Verdicts of declared contrasts as plain values, for whoever shows them beside the runs.
+
+Leaves out how they are shown (the orchestrator, in MLflow's descriptions) and all else that a table
+says of a contrast (`contrast_sheets.py`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from analysis.declared import Result
+from analysis.tables import Table
+from grids.outcome import Verdict
+
+
+def verdicts(tables: Iterable[Table]) -> tuple[Verdict, ...]:
+    """Every declared contrast of these tables in every pair, in the tables' order."""
+    return tuple(_verdict(table, result) for table in tables for result in table.results)
+
+
+def _verdict(table: Table, result: Result) -> Verdict:
+    contrast, comparison = result.contrast, result.comparison
+    numbers = "no comparison"
+    if comparison is not None:
+        numbers = (
+            f"b - a {comparison.difference.format(sign=True)}, {len(comparison.by_seed)} of "
+            f"{len(result.stratum.a)} seeds, {comparison.questions} questions"
+        )
+    return Verdict(
+        study=table.grid.study, grid=table.grid.name, contrast=contrast.name, where=result.where,
+        a_key=result.stratum.arm_keys[0], b_key=result.stratum.arm_keys[1],
+        a=_side(contrast.a), b=_side(contrast.b), told=result.told, numbers=numbers,
+        standing="exploratory" if result.standing.exploratory else "registered",
+    )  # fmt: skip
+
+
+def _side(settings: dict[str, object]) -> str:
+    return ", ".join(f"{name} {value}" for name, value in settings.items())
