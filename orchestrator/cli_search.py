@@ -41,7 +41,7 @@ def found(
     loaded, where = load(grids, models, data), Store(store)
     searches, out = Searches(loaded, make_plan(loaded, where), where), console()
     if not searches.hunts:
-        raise InputError("no grid declares a `search:`; its keys are in the README")
+        raise InputError("no grid declares a `search:`; its keys are in docs/search.md")
     for hunt in searches.hunts:
         _show(hunt, out)
     out.print(f"\n{OPTIMISTIC}", soft_wrap=True)

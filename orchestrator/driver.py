@@ -3,7 +3,8 @@
 Nothing relies on Tune's experiment state: what is done is read from the store, each trial goes on
 from its cell's own checkpoint, and the summary is read from the store again. Stopped by Ctrl-C (or
 SIGTERM) it ends its workers, marks their runs KILLED and answers exit code 130; the next run goes
-on from there. Leaves out clusters' job submission.
+on from there. By SIGUSR2 it has its cells save a checkpoint and leave first. Leaves out clusters'
+job submission.
 """
 
 from __future__ import annotations
@@ -97,7 +98,7 @@ def run(
     summary = Summary(both, searches=searches)
     summary.max_gpu_hours = settings.max_gpu_hours if settings else None
     try:
-        with termination_as_interrupt():
+        with termination_as_interrupt(), leaving_by_signal(summary):
             _run(summary, store, tracking_uri or store.tracking_uri, settings or Settings(), out)
     except KeyboardInterrupt:
         summary.interrupted = True
@@ -192,6 +193,27 @@ def termination_as_interrupt() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+@contextmanager
+def leaving_by_signal(summary: Summary) -> Iterator[None]:
+    """SIGUSR2, from the trap of a batch system's script, has this run's cells save and leave; those
+    of other drivers stay. (Tune takes SIGUSR1 for itself.)"""
+
+    def leave(*_: object) -> None:
+        if summary.queue is None:
+            raise KeyboardInterrupt  # no cell has begun
+        summary.queue.leaving = summary.queue.stopping = True
+
+    try:
+        before = signal.signal(signal.SIGUSR2, leave)
+    except ValueError:  # not the main thread: whoever runs us there handles signals
+        yield
+        return
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGUSR2, before)
 
 
 @contextmanager

@@ -91,6 +91,7 @@ class Queue:
         self._watch = lease.Watch()
         self._looked = 0.0
         self.stopping = False
+        self.leaving = False  # its workers' machines are wanted for something else
         self.spent: float | None = None  # GPU-hours, from when they are too many on
         self.more: Callable[[], Iterable[Work]] | None = None  # what follows from those that ended
         self._to_ask = False  # one has ended since `more` was asked

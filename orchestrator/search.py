@@ -80,13 +80,13 @@ class Watcher(Callback):
 
     def on_step_end(self, iteration: int, trials: list[Any], **_: Any) -> None:
         """Every two seconds: cells on a machine that is to go are asked to leave it, and all where
-        the GPU-hours are spent."""
+        the GPU-hours are spent or the driver was told to leave."""
         if time.monotonic() - self._looked > POLL_SECONDS:
             self._looked = time.monotonic()
             try:
                 if self._limit is not None:
                     self._limit.look(self._queue)
-                leave_draining(self._queue.given())
+                leave_draining(self._queue.given(), everywhere=self._queue.leaving)
             except (OSError, InputError):
                 pass  # the store does not answer: again in two seconds
 
@@ -123,13 +123,13 @@ def last_line(trial: Any) -> str:
     return lines[-1][:300] if lines else "the worker process died before it began"
 
 
-def leave_draining(items: list[Item]) -> None:
-    """Ask the workers on nodes that Ray is draining to save and leave."""
-    if not (nodes := draining()):
-        return
-    for item in items:
+def leave_draining(items: list[Item], everywhere: bool = False) -> None:
+    """Ask the workers on nodes that Ray is draining, or on all, to save and leave."""
+    nodes = draining()
+    for item in items if nodes or everywhere else []:
         holder = lease.read(item.paths)
-        if holder is not None and holder.node in nodes and not item.paths.leave.exists():
+        wanted = everywhere or (holder is not None and holder.node in nodes)
+        if wanted and not item.paths.leave.exists():
             stopping.ask(item.paths, PREEMPTED)
 
 

@@ -15,10 +15,12 @@ from typing import TYPE_CHECKING, Any
 from grids import outcome
 from grids.cell import SPECS, Cell
 from grids.errors import InputError
+from orchestrator import access
 from orchestrator.marks import (
     redacted,
     sqlite_path,
 )
+from orchestrator.notes import arm_name, pair_name
 
 if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
@@ -30,6 +32,9 @@ PATIENCE = {
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "5",
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "DO_NOT_TRACK": "true",
+    # Through the server alone: the store behind it may be out of a client's reach.
+    "MLFLOW_ENABLE_PROXY_MULTIPART_DOWNLOAD": "false",
+    "MLFLOW_ENABLE_PROXY_MULTIPART_UPLOAD": "false",
 }
 # Settings that are no parameter of a run: content that tags and keys name, resources, the horizon.
 NOT_PARAMS = {
@@ -64,6 +69,8 @@ def connect(uri: str) -> MlflowClient:
         client = quiet_client(uri)
         client.search_experiments(max_results=1)
     except Exception as error:
+        if told := access.refusal(error):
+            raise InputError(f"MLflow at {redacted(uri)}: {told}") from None
         raise InputError(
             f"no MLflow tracking store answers at {redacted(uri)} (listing its experiments "
             f"failed: {brief(error)}); start it, correct --tracking-uri, or leave "
@@ -119,7 +126,7 @@ def ensure_run(
     run = _found(client, experiment, cell.key, marked)
     if run is not None and run.data.tags.get(outcome.TAG_EVAL_KEY) != cell.eval_key:
         # Scored anew, its journal contradicts points that MLflow cannot take back.
-        client.delete_run(run.info.run_id)
+        _retire(client, run)
         run = None
     if run is None:
         run = client.create_run(experiment, tags=tags, run_name=cell.label)
@@ -132,6 +139,19 @@ def ensure_run(
         if run.data.tags.get(name) != value:
             client.set_tag(run_id, name, value)
     return run_id
+
+
+def _retire(client: MlflowClient, run: Any) -> None:
+    """Delete a run. Where it is another user's, who alone may delete it, it is the cell's no
+    longer: it stays to be seen, and nothing finds it by the cell's key."""
+    try:
+        client.delete_run(run.info.run_id)
+    except Exception as error:
+        if access.status(error) != access.FORBIDDEN:
+            raise
+        client.set_tag(run.info.run_id, outcome.TAG_STATUS, "superseded")
+        if outcome.TAG_CELL_KEY in run.data.tags:
+            client.delete_tag(run.info.run_id, outcome.TAG_CELL_KEY)
 
 
 def _found(client: MlflowClient, experiment: str, key: str, marked: str | None) -> Any:
@@ -163,6 +183,8 @@ def run_tags(cell: Cell, grids: Sequence[str]) -> dict[str, str]:
         outcome.TAG_EVAL_KEY: cell.eval_key,
         outcome.TAG_EVAL: cell.eval.model_dump_json(),
         outcome.TAG_ROUNDS: str(cell.rounds),
+        outcome.TAG_PAIR: pair_name(cell),
+        outcome.TAG_ARM: arm_name(cell),
         **{f"{outcome.TAG_GRID_PREFIX}{grid}": "yes" for grid in grids},
     }
 
@@ -176,5 +198,7 @@ def params(cell: Cell) -> dict[str, str]:
 
 def brief(error: Exception) -> str:
     """The first line of an error, without credentials and not too long."""
+    if told := access.refusal(error):
+        return told
     lines = redacted(error).strip().splitlines()
     return f"{type(error).__name__}: {lines[0][:200] if lines else ''}"

@@ -33,6 +33,7 @@ TIMEOUT = 120
 MARKED = ("bash", "sh", "console", "shell")  # all blocks of these must say whether they run
 # What may stand before a command's own name.
 BEFORE = {"time", "exec", "nohup", "sudo", "env", "do", "then", "else", "!", "{", "(", "srun"}
+HERE = re.compile(r"<<-?\s*['\"]?(\w+)['\"]?")
 SEPARATORS = re.compile(r"[();<>|&\n]+")
 
 
@@ -176,12 +177,12 @@ def commands(text: str) -> Iterator[list[str]]:
         for word in [*lexer, ";"]:
             if not SEPARATORS.fullmatch(word):
                 words.append(word)
-                continue
-            if word.strip("<>") == "" or word in (">&", "&>"):
+            elif set(word) & set("<>"):
                 words.append(">")  # what follows is a file
-                continue
-            yield from filter(None, [_bare(words)])
-            words = []
+            elif kept := _bare(words):
+                yield kept
+            if SEPARATORS.fullmatch(word) and not set(word) & set("<>"):
+                words = []
 
 
 def _lines(text: str) -> Iterator[str]:
@@ -191,19 +192,16 @@ def _lines(text: str) -> Iterator[str]:
         if until is not None:
             until = None if line.strip() == until else until
             continue
-        if (opened := re.search(r"<<-?\s*['\"]?(\w+)['\"]?", line)) is not None:
+        if (opened := HERE.search(line)) is not None:
             until, line = opened[1], line[: opened.start()] + line[opened.end() :]
+        line = re.sub(r"\d?>&\d", "", line)
         yield line.replace("$(", " ( ").replace("`", " ; ")
 
 
 def _bare(words: list[str]) -> list[str]:
     """A command without redirections, assignments and what may stand before it."""
-    kept: list[str] = []
-    follows = False
-    for word in words:
-        if not (follows or word == ">"):
-            kept.append(word)
-        follows = word == ">"
+    kept = [word for word, before in zip(words, ["", *words], strict=False) if before != ">"]
+    kept = [word for word in kept if word != ">"]
     while kept and (kept[0] in BEFORE or re.match(r"\w+=", kept[0])):
         kept.pop(0)
     return kept
@@ -212,12 +210,11 @@ def _bare(words: list[str]) -> list[str]:
 def called(program: str, words: list[str], known: set[str]) -> list[str] | None:
     """The arguments of `program` in a command, which may be another that runs it; or None."""
     for at, word in enumerate(words):
-        if word.rpartition("/")[2] != program:
+        before = words[at - 1] if at else "--"
+        if word.rpartition("/")[2] != program or (before != "--" and before.startswith("-")):
             continue
         arguments = words[at + 1 :]
-        runs_another = {"exec", "run", "--", "symmetric-run"} & set(words[:at])
-        if at == 0 or words[at - 1] == "--" or (arguments and arguments[0] in known):
-            return arguments
-        if runs_another and not words[at - 1].startswith("-") and arguments:
+        runs_another = arguments and {"exec", "run", "symmetric-run"} & set(words[:at])
+        if before == "--" or runs_another or (arguments and arguments[0] in known):
             return arguments
     return None

@@ -30,6 +30,7 @@ OWN = "BANDITGRID_TEST_DOCUMENT"
 PORTS = ("5000", "6379", "8265", "8266", "10001", "52365", "52366", "52367")
 BEGUN = "\x1e block {}"  # in the output before each block
 ANYTHING = "…"
+NUMBER = re.compile(r"(?<![\d.])(?:\\[+-])?\d+\\\.\d+(?!\\\.)")  # as `re.escape` writes it
 STARTED = """\
 for _ in $(seq {timeout}); do curl -s -o /dev/null {url} && break; sleep 1; done
 curl -s -o /dev/null {url}
@@ -50,7 +51,8 @@ def run(blocks: Sequence[Block]) -> Ran:
     mark = secrets.token_hex(16)
     try:
         clone(folder / "banditgrid")
-        (folder / "home").mkdir()
+        for name in ("home", "t"):
+            (folder / name).mkdir()
         ports = dict(zip(PORTS, map(str, free_ports(len(PORTS))), strict=True))
         script = _renamed(script_of(blocks), ports)
         seconds = sum(block.mark.timeout for block in blocks if block.mark)
@@ -97,8 +99,8 @@ def _part(block: Block) -> str:
             timeout=mark.timeout, url=shlex.quote(mark.serves)
         )
     if mark.exit:
-        said = f'echo "ended with $code, not {mark.exit}"'
-        return f"code=0; set +e\n{body}code=$?; set -e\n[ $code = {mark.exit} ] || {{ {said}; exit 1; }}"
+        check = f'[ $code = {mark.exit} ] || {{ echo "ended with $code"; exit 1; }}'
+        return f"set +e\n{body}code=$?; set -e\n{check}"
     return body
 
 
@@ -108,7 +110,8 @@ def _bash(script: str, folder: Path, more: dict[str, str], seconds: int) -> tupl
         name: value for name, value in os.environ.items()
         if not name.startswith(("RAY_", "MLFLOW_", "BANDITGRID_", "COV_", "PYTEST_"))
     }  # fmt: skip
-    own = {"HOME": str(folder / "home"), "MLFLOW_DISABLE_TELEMETRY": "true", "PAGER": "cat"}
+    own = {"HOME": str(folder / "home"), "TMPDIR": str(folder / "t"), "PAGER": "cat",
+           "MLFLOW_DISABLE_TELEMETRY": "true"}  # fmt: skip
     out = folder / "output.txt"
     with out.open("wb") as file:
         process = subprocess.Popen(
@@ -123,14 +126,21 @@ def _bash(script: str, folder: Path, more: dict[str, str], seconds: int) -> tupl
 
 
 def _renamed(text: str, ports: dict[str, str]) -> str:
-    """Ports in place of others, where one stands alone or after a colon or an equals sign."""
-    return re.sub(r"(?<![\w.,])\d{4,5}(?![\w.,]\d|\w)", lambda m: ports.get(m[0], m[0]), text)
+    """Ports in place of others. 5000 may be a count: it is a port where it stands like one."""
+
+    def other(found: re.Match[str]) -> str:
+        before = text[: found.start()]
+        counts = found[0] == "5000" and not before.endswith((":", "port ", "port="))
+        return found[0] if counts else ports.get(found[0], found[0])
+
+    return re.sub(r"(?<![\w.,])\d{4,5}(?![\w.,]\d|\w)", other, text)
 
 
 def _end(mark: str) -> None:
     """Kill what a script started: all of it carries the script's own mark."""
     for _ in range(3):  # one that is killed may have started another
-        found = [process for process in psutil.process_iter() if _is_of(process, mark)]
+        if not (found := [one for one in psutil.process_iter() if _is_of(one, mark)]):
+            return
         for process in found:
             try:
                 process.kill()
@@ -148,7 +158,8 @@ def _is_of(process: psutil.Process, mark: str) -> bool:
 
 def shown(expected: str, printed: str) -> bool:
     """The lines are in the output, one after another. `…` stands for anything within a line, on a
-    line of its own for any lines; how many spaces separate columns does not matter."""
+    line of its own for any lines; how many spaces separate columns does not matter, nor which
+    number with a decimal point it is."""
     wanted = "".join(_pattern(line.rstrip()) for line in expected.strip("\n").splitlines())
     return re.search(wanted, "\n" + printed + "\n") is not None
 
@@ -156,6 +167,12 @@ def shown(expected: str, printed: str) -> bool:
 def _pattern(line: str) -> str:
     if line.strip() == ANYTHING:
         return r"(?:\n.*)*?"
-    parts = (r"[ \t]+".join(map(re.escape, part.split(" "))) for part in re.split(" *… *", line))
-    squeezed = (re.sub(r"(\[ \\t\]\+)+", r"[ \\t]+", part) for part in parts)
-    return r"\n" + ".*?".join(squeezed) + r"[ \t]*(?=\n)"
+    parts = (_words(part) for part in re.split(r" *… *", line))
+    return r"\n" + ".*?".join(parts) + r"[ \t]*(?=\n)"
+
+
+def _words(text: str) -> str:
+    """Any number with a decimal point is as good as another: they differ between machines."""
+    words = (NUMBER.sub(r"[+-]?\\d+\\.\\d+", re.escape(word)) for word in text.split())
+    ends = (" *" * text.startswith(" "), " *" * (text.endswith(" ") and bool(text.strip())))
+    return r"[ \t]+".join(words).join(ends)

@@ -1,35 +1,47 @@
-"""What the README shows is true: its grid loads, its make targets and paths are there."""
+"""The README is short and leads on; its grid, and the pins that it relies on, are what it says.
+
+Commands, paths, links and the blocks that run are `test_documents.py`'s.
+"""
+
+from __future__ import annotations
 
 import re
 
-from grids import load_grid
-from tests.conftest import ROOT
+import yaml
 
-README = (ROOT / "README.md").read_text(encoding="utf-8")
+from tests.conftest import ROOT
+from tests.documents import read
+
+README = ROOT / "README.md"
 
 
 def test_the_readmes_grid_is_a_grid(grid_file):
-    (text,) = [t for t in re.findall(r"```yaml\n(.*?)```", README, re.S) if t.startswith("name:")]
-    grid = load_grid(grid_file(text))
+    from grids import load_grid
+
+    (block,) = (block for block in read(README).blocks if block.language == "yaml")
+    assert block.mark.writes == f"{yaml.safe_load(block.text)['name']}.yaml"
+    grid = load_grid(grid_file(block.text))
     assert {cell.samples_per_step for cell in grid.cells()} == {64}
     assert grid.contrasts
 
 
-def test_the_readmes_make_targets_are_targets():
-    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.M))
-    assert set(re.findall(r"\bmake ([a-z-]+)", README)) - {"and"} <= targets
+def test_the_readme_is_read_in_one_go():
+    assert len(README.read_text(encoding="utf-8").splitlines()) <= 250
 
 
-def test_the_readmes_files_are_there():
-    for path in re.findall(r"`((?:grids|tests|workers)/[\w./-]+)`", README):
-        assert (ROOT / path).exists(), path
+def test_the_readme_leads_to_every_page():
+    pages = {f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md")} - {"docs/README.md"}
+    assert pages <= set(read(README).links)
 
 
-def test_the_readmes_commands_are_commands():
-    from orchestrator.cli import app
+def test_what_is_told_of_each_choice_is_told_of_all():
+    """Every setting of the table of design choices is a field of a cell."""
+    from grids.cell import Cell
 
-    known = {command.callback.__name__ for command in app.registered_commands if command.callback}
-    assert set(re.findall(r"banditgrid ([a-z]+)\b", README)) - {"plans"} <= known
+    text = (ROOT / "docs" / "grids.md").read_text(encoding="utf-8")
+    table = text.split("## The design choices")[1].split("##")[0]
+    named = set(re.findall(r"`(\w+)`", " ".join(re.findall(r"^\| (`[^|]*) \|", table, re.M))))
+    assert len(named) > 15 and named <= set(Cell.model_fields)
 
 
 def test_constraints_pin_exactly():

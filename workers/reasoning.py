@@ -54,7 +54,7 @@ def rows(spec: DatasetSpec, split: str) -> Iterator[dict[str, str]]:
     Raises `InputError` where the package is absent or of another version, an option is wrong, or
     the task has too few different questions.
     """
-    _check_version(spec)
+    check_version(spec)
     options = _options(spec)
     test = options["test"]
     made = _stream(json.dumps(options, sort_keys=True), spec.name)
@@ -75,7 +75,8 @@ def scored(completion: str, gold: str) -> Scored:
     return Scored(reply["answer"], reply["score"])
 
 
-def _check_version(spec: DatasetSpec) -> None:
+def check_version(spec: DatasetSpec) -> None:
+    """Raise `InputError` where the package is absent, or not the one that a data set is pinned to."""
     try:
         found = metadata.version("reasoning-gym")
     except metadata.PackageNotFoundError:

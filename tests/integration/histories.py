@@ -24,7 +24,8 @@ class Tracked:
 
     Attributes:
         histories: metric -> (step, timestamp, value) of every point, in order. A value is its
-            `repr`, so that NaN equals NaN.
+            `repr`, so that NaN equals NaN. System metrics, which tell how long things took, are
+            left out.
     """
 
     run_id: str
@@ -59,6 +60,7 @@ def _tracked(client: Any, run: Any) -> Tracked:
             for point in client.get_metric_history(run_id, name)
         )
         for name in sorted(run.data.metrics)
+        if not name.startswith(outcome.SYSTEM_PREFIX)
     }
     return Tracked(run_id, run.info.status, run.data.tags, run.data.params, histories)
 

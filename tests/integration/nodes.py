@@ -99,7 +99,9 @@ class Nodes:
             return False
 
     def processes(self, number: int) -> list[psutil.Process]:
-        """All processes of a node."""
+        """All processes of a node; none of one that has ended, whose id may be another's by now."""
+        if self.has_ended(number):
+            return []
         try:
             node = psutil.Process(self._nodes[number].pid)
             return [node, *node.children(recursive=True)]
@@ -112,6 +114,10 @@ class Nodes:
             if pid in {process.pid for process in self.processes(number)}:
                 return number
         return None
+
+    def has_ended(self, number: int) -> bool:
+        """A node's first process, and all that depends on it, is gone by itself."""
+        return self._nodes[number].poll() is not None
 
     def kill(self, number: int) -> None:
         """End all processes of a node without a word to them."""

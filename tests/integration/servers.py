@@ -17,7 +17,7 @@ import sys
 import tempfile
 import urllib.error
 import urllib.request
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -86,12 +86,15 @@ class Mlflow:
         backend: address of its data base.
         folder: for its log and artifacts.
         address: of this machine, as the clients see it.
+        options: more words of the command; `environment`: more of its settings.
     """
 
     backend: str
     folder: Path
     address: str = "127.0.0.1"
     port: int = 0
+    options: Sequence[str] = ()
+    environment: Mapping[str, str] = field(default_factory=dict)
     _process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -113,8 +116,8 @@ class Mlflow:
             self._process = subprocess.Popen(
                 [*_dying_with_us(), sys.executable, "-m", "mlflow", "server", "--workers=1",
                  f"--host={self.address}", f"--port={self.port}",
-                 f"--artifacts-destination={self.folder / 'artifacts'}"],
-                env={**kept, **QUIET, "MLFLOW_BACKEND_STORE_URI": self.backend},
+                 f"--artifacts-destination={self.folder / 'artifacts'}", *self.options],
+                env={**kept, **QUIET, **self.environment, "MLFLOW_BACKEND_STORE_URI": self.backend},
                 cwd=self.folder, stdout=log, stderr=log, start_new_session=True,
             )  # fmt: skip
         try:
