@@ -41,21 +41,25 @@ class Place(NamedTuple):
     def shares(self, cells: Iterable[Cell]) -> dict[str, float]:
         """Of a GPU, by key; a whole one where neither the grid nor its memory tells.
 
-        Raises `InputError` for a cell of more GPUs than there are, as a run does.
+        Raises `InputError` for a cell of more GPUs than there are, or that is predicted to need
+        more memory than one has, as a run does.
         """
         if not self.gpus:
             return {}
         cells = list(cells)
         packing.check_nodes(cells, self.gpus, "the place that is planned for (see --gpus)")
-        return {cell.key: cell.gpus or self._by_memory(cell) for cell in cells}
+        known = None if self.gpu_bytes is None else packing.Gpus(self.gpu_bytes, self.gpu_bytes)
+        told = packing.shares((cell for cell in cells if _has_size(cell)), known)
+        return {cell.key: cell.gpus or told.get(cell.key, 1.0) for cell in cells}
 
-    def _by_memory(self, cell: Cell) -> float:
-        if self.gpu_bytes is None:
-            return 1.0
-        try:
-            return packing.share(predicted_bytes(cell).peak, self.gpu_bytes)
-        except InputError:  # the model's size is not known here
-            return 1.0
+
+def _has_size(cell: Cell) -> bool:
+    """Whether the size of the cell's model is known here."""
+    try:
+        predicted_bytes(cell)
+    except InputError:
+        return False
+    return True
 
 
 def place(slots: int | None, gpus: int | None, gpu_gigabytes: float | None) -> Place:

@@ -99,8 +99,9 @@ def _gpus(nodes: Sequence[dict[str, Any]], there: There) -> Iterator[Line]:
         return
     seen = [size for node in training for size in node["seen"]]
     found = [machine.Gpu(*gpu) for gpu in largest["gpus"]]
-    some = machine.Gpus(found, largest["trouble"], seen and largest["seen"])
-    yield machine.gpu_lines(some, cells, largest["versions"].get("torch", ""), "the largest node")
+    some, torch = machine.Gpus(found, largest["trouble"], seen), largest["versions"].get("torch")
+    most = len(largest["seen"]) or None
+    yield machine.gpu_lines(some, cells, torch or "", "the largest node", most)
 
 
 def _merged(nodes: Sequence[dict[str, Any]]) -> Iterator[Line]:

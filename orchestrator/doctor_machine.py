@@ -70,7 +70,9 @@ def _gpu(line: str) -> Gpu:
     return Gpu(name, total, free)
 
 
-def gpu_lines(here: Gpus, cells: Sequence[Cell], torch: str, where: str = HERE) -> Line:
+def gpu_lines(
+    here: Gpus, cells: Sequence[Cell], torch: str, where: str = HERE, most: int | None = None
+) -> Line:
     """Whether the GPUs are what the cells need; without one it is no fault unless a grid asks.
 
     Args:
@@ -78,6 +80,7 @@ def gpu_lines(here: Gpus, cells: Sequence[Cell], torch: str, where: str = HERE) 
         cells: to be trained.
         torch: version of PyTorch, which names its build.
         where: whose GPUs these are.
+        most: GPUs of one node, where `here` are those of several.
     """
     asking = [cell for cell in cells if cell.gpus is not None]
     elsewhere = "run where there are GPUs (--address)" if where == HERE else "add nodes with GPUs"
@@ -95,13 +98,13 @@ def gpu_lines(here: Gpus, cells: Sequence[Cell], torch: str, where: str = HERE) 
     if not here.found:
         remedy = f"nothing for tiny models; for real ones {elsewhere}"
         return note("gpu", f"none: {CORES}", remedy)
-    return fitting(cells, here, where) or ready("gpu", _named(here.found))
+    return fitting(cells, here, where, most) or ready("gpu", _named(here.found))
 
 
-def fitting(cells: Sequence[Cell], here: Gpus, where: str) -> Line | None:
+def fitting(cells: Sequence[Cell], here: Gpus, where: str, most: int | None) -> Line | None:
     """The fault of cells that the GPUs are too few or too small for; None where all fit."""
     try:
-        packing.check_nodes(cells, len(here.seen), where)
+        packing.check_nodes(cells, most or len(here.seen), where)
         packing.shares(cells, packing.Gpus(min(here.seen), max(here.seen)))
     except InputError as error:
         return of_error("gpu", error)

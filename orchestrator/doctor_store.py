@@ -118,7 +118,9 @@ def database_line(path: Path) -> Line:
 def schema_line(name: str, found: list[str], uri: str) -> Line:
     """Whether a database's tables are those of the MLflow that is installed."""
     newest = newest_schema()
-    if not newest or found == [newest]:
+    if newest is None:
+        return unchecked("mlflow", "the package mlflow is not installed")
+    if found == [newest]:
         return ready("mlflow", f"{name}, its tables up to date")
     if found and found[0] not in schemas():
         remedy = "install the MLflow that wrote it"

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
 MODE = "workflowType=machine_learning"
 UNFOLD = '[data-component-id="mlflow.experiment.metadata_editor.expand_button"]'
+TO_THE_TOP = "found => found.scrollIntoView()"
 COMPARED = 4
 
 
@@ -100,7 +101,7 @@ def shots_of(study: Study) -> Iterator[Shot]:
     metrics = f"^({TEST_PASS}|{TRAIN_PASS}|{REWARD})$"
     yield Shot(
         "run_curves", f"{run}/model-metrics?{MODE}", (CURVE, 'text="pass_at_1"', 'text="reward"'),
-        lambda page: page.get_by_placeholder("Search metric charts").fill(metrics),
+        lambda page: page.get_by_placeholder("Search metric charts").fill(metrics), height=1040,
     )  # fmt: skip
     yield Shot("run_system", f"{run}/system-metrics?{MODE}", (CURVE,))
     yield Shot(
@@ -120,7 +121,8 @@ def _compared(study: Study) -> Shot:
     names = (f'text="{run.info.run_name}"' for run in study.runs)
     return Shot(
         "compare", f"#/compare-runs?{query}&{MODE}",
-        (f"text=Comparing {COMPARED} Runs", 'role=button[name="Metrics"]', *names), _differences,
+        (f"text=Comparing {COMPARED} Runs", 'role=button[name="Metrics"]', *names),
+        _differences, height=1100,
     )  # fmt: skip
 
 
@@ -139,12 +141,15 @@ def reports_of(grids: Sequence[Path], store: Path, folder: Path) -> list[Shot]:
     subprocess.run(
         [*command, "--store", store.name, "--out", str(out)], cwd=store.resolve().parent, check=True
     )
-    figure = "figure img, figure svg"
     return [
-        Shot("report", out.as_uri(), ("h1", "table"), height=1000),
         Shot(
-            "report_figure", out.as_uri(), (figure,),
-            lambda page: page.locator("figure").first.scroll_into_view_if_needed(),
+            "report", out.as_uri(), ("h1", "section.grid table .interval"),
+            lambda page: page.locator("section.grid h2").first.evaluate(TO_THE_TOP),
+        ),
+        Shot(
+            "report_figure", out.as_uri(), ("figure img",),
+            lambda page: page.locator('h3:has-text("Figures")').first.evaluate(TO_THE_TOP),
+            height=1000,
         ),
     ]  # fmt: skip
 

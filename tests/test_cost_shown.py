@@ -98,6 +98,7 @@ def test_plan_says_what_is_assumed(
         (["--slots", "0"], "'--slots'"),
         (["--gpus", "-1"], "'--gpus'"),
         (["--gpu-memory", "80"], "give --gpus too"),
+        (["--gpus", "1", "--gpu-memory", "0.1"], "is predicted to need"),
     ],
 )
 def test_bad_prices_and_places_are_one_message(

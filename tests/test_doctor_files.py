@@ -1,4 +1,4 @@
-"""Models and data sets that are damaged, absent, gated or out of reach: one fault for each cause."""
+"""Models and data sets that are damaged, absent, gated or out of reach: a fault for each cause."""
 
 # ruff: noqa: F811 (fixtures that are imported are also arguments)
 from __future__ import annotations

@@ -146,7 +146,7 @@ def test_four_runs_are_compared(visit: Visit) -> None:
     text = visit.seen["compare"].text
     assert "Comparing 4 Runs" in text
     assert all(run.info.run_name in text for run in visit.study.runs)
-    assert "rollouts" in text and "final/test/pass_at_1" in text
+    assert "rollouts\t" in text and "temperature\t" not in text, "parameters that differ alone"
 
 
 def test_the_report_has_its_tables_and_figures(visit: Visit) -> None:
