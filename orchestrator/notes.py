@@ -1,7 +1,7 @@
 """What MLflow's pages say of a study and of a run, as Markdown: what it is, how it stands, where
 its tables are.
 
-Our part of a description begins with a comment and reaches to the end; what a person wrote before
+Our part of a description reaches from the line with our mark to the end; what a person wrote before
 it stays. All values of a grid file are escaped: a description is rendered as HTML. A page shows the
 first line alone until it is unfolded. Leaves out sending (`writer.py`, `showing.py`) and verdicts,
 which analysis makes.
@@ -20,7 +20,8 @@ from grids.grid import Grid
 from grids.outcome import Verdict
 from orchestrator import views
 
-OURS: Final = "<!-- by banditgrid, from here on -->"  # not shown by MLflow
+# Ends our first line, which MLflow's list of experiments shows as it is; its pages do not show it.
+OURS: Final = "<!-- by banditgrid, from this line on -->"
 # Settings that an arm's name tells anyway, or that say what the cell is of.
 NAMED: Final = frozenset(
     {"batch", "rollouts", "replay", "advantage", "seed", "semantics", "model", "dataset", "prompt",
@@ -72,9 +73,12 @@ def pair_name(cell: Cell) -> str:
 
 def joined(before: str | None, ours: str) -> str:
     """A description: what people wrote in it, then our part, made anew."""
-    theirs = (before or "").split(OURS)[0].rstrip()
-    whole = f"{theirs}\n\n{OURS}\n{ours}" if theirs else f"{OURS}\n{ours}"
-    return _cut(whole, MOST)
+    lines = (before or "").split("\n")
+    end = next((i for i, line in enumerate(lines) if OURS in line), len(lines))
+    theirs = "\n".join(lines[:end]).rstrip()
+    first, _, rest = ours.partition("\n")
+    marked = f"{first} {OURS}\n{rest}"
+    return _cut(f"{theirs}\n\n{marked}" if theirs else marked, MOST)
 
 
 def run_note(

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
 
 TAG_ANALYSIS: Final = "banditgrid.analysis"  # of an experiment: that run's id
-# Opens the pages of training runs and not those of chats with a model.
+# What kind of study it is, in MLflow's words; pages of training are opened by the links (`views`).
 MODEL_TRAINING: Final = {"mlflow.experimentKind": "custom_model_development"}
 PAGE: Final = 1000
 

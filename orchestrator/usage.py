@@ -50,8 +50,11 @@ class Timings:
 
 
 def usage(timing: Mapping[str, Any], line: Mapping[str, Any]) -> dict[str, float]:
-    """The system metrics of one round; what was not measured is absent."""
+    """The system metrics of one round; what was not measured is absent, and so is all where it is
+    not told when it was: MLflow draws these over time."""
     seconds, process = timing.get("seconds") or {}, timing.get("process") or {}
+    if not _is_number(process.get("time")):
+        return {}
     made = {f"seconds_{phase}": seconds.get(phase) for phase in PHASES}
     made["seconds_a_round"] = seconds.get("all")
     made["tokens_a_second"] = _ratio(line.get(outcome.GENERATED_TOKENS), seconds.get("generate"))

@@ -9,6 +9,7 @@ Leaves out intervals: a group's mean on MLflow's pages has none, the tables have
 from __future__ import annotations
 
 import json
+import re
 from typing import Any, Final
 
 from grids.grid import Grid
@@ -104,8 +105,14 @@ def title_of(grid: Grid) -> str:
 
 
 def tag(key: str, title: str, state: dict[str, Any]) -> tuple[str, str]:
-    """The experiment's tag that holds a view; equal views give equal tags, whenever made."""
-    content = {"name": title, "createdAt": 0, "updatedAt": 0, "state": json.dumps(state)}
+    """The experiment's tag that holds a view; equal views give equal tags, whenever made.
+
+    MLflow's menu begins with the newest: the study, sections in the paper's order, then others.
+    """
+    section = re.match(r"\d+(\.\d+)?", title)
+    age = 0.0 if key == STUDY else float(section[0]) if section else 99.0
+    made = 10_000 - round(100 * age)
+    content = {"name": title, "createdAt": made, "updatedAt": made, "state": json.dumps(state)}
     return f"{TAG_PREFIX}{key}", json.dumps(content)
 
 

@@ -57,8 +57,9 @@ def test_what_people_wrote_stays_and_ours_is_made_anew() -> None:
     first = notes.joined("My own words.\n\n- and a list", "old")
     again = notes.joined(first, "new")
     assert again.startswith("My own words.\n\n- and a list\n\n")
-    assert again.endswith("new") and "old" not in again
-    assert notes.joined(None, "new") == notes.joined("", "new") == f"{notes.OURS}\nnew"
+    assert again.rstrip().endswith(f"new {notes.OURS}") and "old" not in again
+    assert notes.joined(None, "new\nmore") == notes.joined("", "new\nmore")
+    assert notes.joined(None, "new\nmore") == f"new {notes.OURS}\nmore"
 
 
 def test_verdicts_replace_verdicts_alone(tiny) -> None:

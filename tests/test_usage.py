@@ -22,13 +22,19 @@ def test_a_round_by_hand() -> None:
     }  # fmt: skip
 
 
-@pytest.mark.parametrize("timing", [{}, {"seconds": None}, {"seconds": {"all": "x"}}])
+TIME = {"process": {"time": 1.7e9}}
+
+
+@pytest.mark.parametrize(
+    "timing",
+    [{}, TIME, TIME | {"seconds": None}, TIME | {"seconds": {"all": "x"}}, {"seconds": SECONDS}],
+)
 def test_what_was_not_measured_is_absent(timing) -> None:
     assert usage(timing, LINE) == {}
 
 
 def test_no_second_in_generation_is_no_rate() -> None:
-    told = usage({"seconds": SECONDS | {"generate": 0.0}}, LINE)
+    told = usage(TIME | {"seconds": SECONDS | {"generate": 0.0}}, LINE)
     assert "system/tokens_a_second" not in told and told["system/seconds_generate"] == 0.0
 
 

@@ -63,3 +63,12 @@ def test_views_of_shipped_grids_fit_in_a_tag(path) -> None:
 
 def test_equal_views_are_equal_tags() -> None:
     assert len({views.tag("k", "t", views.of_grid(grid("g", [0]))) for _ in range(3)}) == 1
+
+
+def test_the_menu_has_the_study_first_and_then_the_papers_order() -> None:
+    titles = ["other", "4.8 large", "4.2 minimalist"]
+    made = [views.tag(title, title, {}) for title in titles] + [views.tag(views.STUDY, "all", {})]
+    newest_first = sorted(made, key=lambda tag: -json.loads(tag[1])["createdAt"])
+    assert [json.loads(tag[1])["name"] for tag in newest_first] == [
+        "all", "4.2 minimalist", "4.8 large", "other",
+    ]  # fmt: skip

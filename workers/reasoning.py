@@ -76,7 +76,7 @@ def scored(completion: str, gold: str) -> Scored:
 
 
 def check_version(spec: DatasetSpec) -> None:
-    """Raise `InputError` where the package is absent, or not the one that a data set is pinned to."""
+    """Raise `InputError` where the package is absent, or not the one a data set is pinned to."""
     try:
         found = metadata.version("reasoning-gym")
     except metadata.PackageNotFoundError:
