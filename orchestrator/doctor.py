@@ -114,7 +114,7 @@ def _ordered(lines: list[Line]) -> list[Line]:
 
 def _grids(asked: Asked, read: _Read) -> Iterator[Line]:
     """The grids, read, and what they are predicted to leave on disk."""
-    from orchestrator.plan import make_plan
+    from orchestrator.plan import disk_bytes, make_plan
 
     if not asked.grids:
         remedy = "banditgrid doctor GRID..."
@@ -129,7 +129,7 @@ def _grids(asked: Asked, read: _Read) -> Iterator[Line]:
         return
     read.pairs = list(zip(grids, dict.fromkeys(asked.grids), strict=True))
     read.cells = [work.cell for work in made.works]
-    read.needed = made.totals.disk_bytes if made.todo else 0
+    read.needed = sum(disk_bytes(work.cell) for work in made.todo)
     left = f"{len(made.todo)} to train" if made.todo else "all trained"
     yield ready(
         "grids", f"{', '.join(grid.name for grid in grids)}: {len(read.cells)} cells, {left}"

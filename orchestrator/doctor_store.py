@@ -63,7 +63,7 @@ def look(store: Store, tracking_uri: str | None, needed: int) -> Iterator[Line]:
     path = sqlite_path(tracking_uri or store.tracking_uri)
     if path is None:
         return
-    if broken(lines) and tracking_uri is None:
+    if broken(lines[:1]) and tracking_uri is None:  # a disk too small is written all the same
         yield unchecked("mlflow", "its database lies in the store")
     else:
         yield database_line(path)

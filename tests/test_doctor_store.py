@@ -12,8 +12,9 @@ from pathlib import Path
 
 import pytest
 
+from grids.paths import Store
 from orchestrator import doctor_store
-from orchestrator.doctor_lines import NOTE, READY
+from orchestrator.doctor_lines import FAULT, NOTE, READY
 from tests.doctoring import TINY, Told, banditgrid, doctor  # noqa: F401
 
 
@@ -50,10 +51,12 @@ def test_a_file_in_place_of_the_store_is_one_fault(
     found.one_fault("store", str(tmp_path / "store"), "is no folder", "--store")
 
 
-def test_a_disk_too_small_for_the_grids_is_told() -> None:
+def test_a_disk_too_small_for_the_grids_is_told(tmp_path: Path) -> None:
     assert doctor_store.disk_line(10**10, 0).grade == READY
     assert doctor_store.disk_line(10**9, 0).grade == NOTE
     assert "keep: none" in doctor_store.disk_line(10**10, 2 * 10**10).remedy
+    found = {line.check: line.grade for line in doctor_store.look(Store(tmp_path), None, 10**18)}
+    assert found == {"store": READY, "disk": FAULT, "mlflow": READY}, "one fault has no other"
 
 
 @contextmanager
