@@ -173,6 +173,7 @@ def main(words: Sequence[str] | None = None) -> int:
         reports = reports_of(asked.grids, asked.store, folder)
         with served(asked.store, port, folder / "ui.log") as server, Browser(folder) as browser:
             shots = [*shots_of(study_of(server, grid)), *reports]
+            shots = [shot for shot in shots if not asked.only or shot.name in asked.only]
             for shot, picture in take(browser, server, iter(shots)):
                 path = asked.out / f"{shot.name}.png"
                 print(f"{path}  {keep(picture, path) / 1000:.0f} kB", flush=True)
@@ -187,6 +188,7 @@ def _options(words: Sequence[str] | None) -> argparse.Namespace:
         "grids", nargs="+", type=Path, help="grid files of one study; views are of the first"
     )
     parser.add_argument("--store", type=Path, default=Path("store"))
+    parser.add_argument("--only", nargs="+", metavar="NAME", help="these pictures alone")
     parser.add_argument("--out", type=Path, default=Path("docs/images"), help="for the pictures")
     return parser.parse_args(words)
 
