@@ -39,8 +39,12 @@ def doctor(
         ),
     ] = None,
     timeout: Annotated[
-        float, typer.Option("--timeout", min=1, help="Longest time for all checks, seconds.")
-    ] = 30.0,
+        float | None,
+        typer.Option(
+            "--timeout", min=1,
+            help="Longest time for all checks, seconds. [default: 30; of a cluster 120]",
+        ),
+    ] = None,
     as_json: AsJson = False,
     inside: Annotated[bool, typer.Option("--inside", hidden=True)] = False,
 ) -> None:  # fmt: skip
@@ -48,12 +52,13 @@ def doctor(
 
     Exit code 0 without a fault, else 2.
     """
-    from orchestrator.doctor import Asked, examine
+    from orchestrator.doctor import SECONDS, SECONDS_OF_A_CLUSTER, Asked, examine
     from orchestrator.show import console
     from orchestrator.show_doctor import show_report
 
     warnings.simplefilter("ignore")  # of libraries, about themselves
-    asked = Asked(grids or [], Store(store), models, data, tracking_uri, address, timeout)
+    seconds = timeout or (SECONDS if address is None else SECONDS_OF_A_CLUSTER)
+    asked = Asked(grids or [], Store(store), models, data, tracking_uri, address, seconds)
     if inside:
         _tell(asked)
         return

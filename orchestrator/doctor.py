@@ -35,6 +35,7 @@ from orchestrator.doctor_lines import (
 )
 
 SECONDS = 30.0  # that all checks may take together
+SECONDS_OF_A_CLUSTER = 120.0  # its job and tasks start processes on each node
 READ_SHARE = 0.5  # of it, for reading grids: local copies of models are hashed
 BESIDE = ("engine", "models", "data")  # what cannot be looked at without grids that can be read
 
