@@ -13,9 +13,13 @@ from analysis.tables import Table
 from grids.outcome import Verdict
 
 
-def verdicts(tables: Iterable[Table]) -> tuple[Verdict, ...]:
-    """Every declared contrast of these tables in every pair, in the tables' order."""
-    return tuple(_verdict(table, result) for table in tables for result in table.results)
+def verdicts(tables: Iterable[Table]) -> dict[str, dict[str, tuple[Verdict, ...]]]:
+    """Study -> grid -> its declared contrasts in every pair; nothing where it declares none."""
+    made: dict[str, dict[str, tuple[Verdict, ...]]] = {}
+    for table in tables:
+        told = tuple(_verdict(table, result) for result in table.results)
+        made.setdefault(table.grid.study, {})[table.grid.name] = told
+    return made
 
 
 def _verdict(table: Table, result: Result) -> Verdict:

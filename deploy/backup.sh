@@ -54,10 +54,16 @@ for name in ${databases[@]+"${databases[@]}"}; do
     [[ $name =~ ^[A-Za-z0-9_-]+$ ]] || fail "--database $name: expected the name of a database"
 done
 
-part=$to.part
-rm -rf "$part"
-mkdir -p "$part/store"
-chmod 700 "$part" # answers, and MLflow's users with their passwords' hashes
+for origin in "$store" ${artifacts:+"$artifacts"}; do # else the copy would take itself in
+    case $(realpath -m "$to")/ in
+        "$(realpath "$origin")"/*) fail "$to lies in $origin, of which it is to be a copy; name a folder elsewhere" ;;
+    esac
+done
+
+mkdir -p "$(dirname "$to")"
+part=$(mktemp -d "$to.part.XXXXXX") # for its owner alone: answers, and hashes of passwords
+trap 'rm -rf "$part"' EXIT
+mkdir "$part/store"
 
 marks() { # what a cell's finished work is told by
     cat "$1/done.json" 2>/dev/null || true
@@ -115,13 +121,29 @@ for cell in "$store"/*/cells/*/; do
 done
 rm -f "$part/errors"
 
-# What studies and the store have beside cells; names with a dot are being written.
-(cd "$store" && find . -name '.?*' -prune -o -regex './[^/]*/cells' -prune -o -name leave.json -o \
-    -name 'mlflow.db*' -o -type f -print0) |
+copy_other() { # a file or a link beside cells, unless it was taken away meanwhile
+    mkdir -p "$part/store/$(dirname "$1")"
+    if cp -pP "$store/$1" "$part/store/$1" 2>"$part/errors"; then return; fi
+    if [ ! -e "$store/$1" ] && [ ! -L "$store/$1" ]; then
+        rm -f "$part/store/$1"
+        return
+    fi
+    cat "$part/errors" >&2
+    fail "$store/$1 cannot be copied"
+}
+
+# What studies and the store have beside cells; names with a dot are being written. A study that is
+# a link to a folder elsewhere is copied as a folder.
+studies=(.)
+for study in "$store"/*/; do
+    if [ -L "${study%/}" ] && [ -d "$study/cells" ]; then studies+=("./$(basename "$study")/"); fi
+done
+(cd "$store" && find "${studies[@]}" -name '.?*' -prune -o -regex '\./[^/]*/cells' -prune -o \
+    -name leave.json -o -name 'mlflow.db*' -o \( -type f -o -type l \) -print0) |
     while IFS= read -r -d '' name; do
-        mkdir -p "$part/store/$(dirname "$name")"
-        cp -p "$store/$name" "$part/store/$name"
+        if [[ " ${studies[*]} " != *" $name/ "* ]]; then copy_other "$name"; fi
     done
+rm -f "$part/errors"
 
 if [ -f "$store/mlflow.db" ]; then
     python3 -c 'if True:
@@ -134,9 +156,11 @@ for name in ${databases[@]+"${databases[@]}"}; do
     pg_dump --no-password --format=custom --file="$part/databases/$name.dump" --dbname="$name" ||
         fail "pg_dump could not read the database $name; PGHOST, PGUSER, PGPASSWORD and the like say where it is"
 done
-[ -z "$artifacts" ] || cp -a "$artifacts" "$part/artifacts"
+[ -z "$artifacts" ] || { mkdir "$part/artifacts" && cp -a "$artifacts/." "$part/artifacts/"; }
 
+links=$(cd "$part" && find . -type l -printf '%p -> %l\n' | LC_ALL=C sort)
+[ -z "$links" ] || echo "$links" >"$part/LINKS"
 sums=$(cd "$part" && find . -type f -print0 | sort -z | xargs -0 -r sha256sum)
 echo "$sums" >"$part/SHA256SUMS"
-mv "$part" "$to"
+mv -T "$part" "$to"
 echo "backup: $to: $count cells, ${#databases[@]} databases, $(wc -l <"$to/SHA256SUMS") files, $(du -sh "$to" | cut -f1)"

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Puts back what deploy/backup.sh copied: the store, databases of PostgreSQL, artifacts. Checks every
-# checksum, and that nothing is in the places, before it writes anything: it never writes over what
-# is there. Leaves out making databases and roles, and starting servers.
+# checksum, that nothing was added, and that nothing is in the places, before it writes anything: it
+# never writes over what is there. Leaves out making databases and roles, and starting servers.
 set -euo pipefail
 
 usage() {
@@ -44,14 +44,25 @@ while [ $# -gt 0 ]; do
     esac
 done
 if [ -z "$store" ] || [ -z "$from" ]; then usage >&2 && exit 2; fi
+for name in ${databases[@]+"${databases[@]}"}; do
+    [[ $name =~ ^[A-Za-z0-9_-]+$ ]] || fail "--database $name: expected the name of a database"
+done
 
 empty() { # absent, or a folder with nothing in it
     [ ! -e "$1" ] || { [ -d "$1" ] && [ -z "$(ls -A "$1")" ]; }
 }
 
 [ -f "$from/SHA256SUMS" ] || fail "$from is no whole backup: it has no SHA256SUMS"
-(cd "$from" && sha256sum --check --quiet --strict SHA256SUMS >&2) ||
-    fail "$from is damaged: the files named above are not what was copied; take another backup"
+kept=$(
+    LC_ALL=C sort "$from/SHA256SUMS"
+    [ ! -f "$from/LINKS" ] || cat "$from/LINKS"
+)
+found=$(cd "$from" && find . -type f ! -path ./SHA256SUMS -print0 | xargs -0 -r sha256sum | LC_ALL=C sort &&
+    find . -type l -printf '%p -> %l\n' | LC_ALL=C sort)
+if [ "$kept" != "$found" ]; then
+    diff <(echo "$kept") <(echo "$found") | sed -n -E 's/^[<>] (\\?[0-9a-f]{64} [ *])?//p' | sort -u >&2 || true
+    fail "$from is damaged: the files named above were changed, lost or added since; take another backup"
+fi
 empty "$store" || fail "--store $store is there and not empty; move it away, or name another folder"
 [ -z "$artifacts" ] || [ -d "$from/artifacts" ] || fail "$from holds no artifacts"
 [ -z "$artifacts" ] || empty "$artifacts" || fail "--artifacts $artifacts is there and not empty; move it away"

@@ -38,11 +38,8 @@ ALONE = {
 
 def canonical(cell: Cell) -> dict[str, Any]:
     """Everything that can change the trained policy, as JSON; equal policies, equal form."""
-    settings = _settings(cell)
-    for name in _inert(cell):
-        settings.pop(name, None)
     defaults = _defaults(type(cell))
-    changed = {k: v for k, v in settings.items() if v != defaults[k]}
+    changed = {k: v for k, v in effective(cell).items() if v != defaults[k]}
     data = cell.dataset_spec
     columns: list[Any] = [data.question, list(data.answer), data.answer_after]
     if data.source is not None:
@@ -57,6 +54,12 @@ def canonical(cell: Cell) -> dict[str, Any]:
         "engine": cell.engine,
         "precision": cell.precision,
     }
+
+
+def effective(cell: Cell) -> dict[str, Any]:
+    """Every setting that can change what this cell trains, defaults included."""
+    inert = _inert(cell)
+    return {name: value for name, value in _settings(cell).items() if name not in inert}
 
 
 def evaluation(cell: Cell) -> dict[str, Any]:

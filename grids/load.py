@@ -40,11 +40,28 @@ def load_grid(path: str | Path) -> Grid:
     return grid
 
 
+def grid_files(paths: Iterable[str | Path]) -> list[Path]:
+    """Each file once; a folder stands for the *.yaml in it, by name."""
+    return list(dict.fromkeys(file for path in paths for file in _files(Path(path))))
+
+
+def _files(path: Path) -> list[Path]:
+    if not path.is_dir():
+        return [path]
+    found = sorted(file for file in path.glob("*.yaml") if file.is_file())
+    if not found:
+        raise InputError(
+            f"{path}: a folder without a grid: no file there ends in .yaml; name a grid file, or "
+            "a folder of them"
+        )
+    return found
+
+
 def load_grids(paths: Iterable[str | Path]) -> list[Grid]:
-    """Several grids; two of one study must not share a name."""
+    """Several grids, a folder's too; two of one study must not share a name."""
     seen: dict[tuple[str, str], Path] = {}
     grids = []
-    for path in dict.fromkeys(Path(p) for p in paths):
+    for path in grid_files(paths):
         grid = load_grid(path)
         if (first := seen.setdefault((grid.study, grid.name), path)) != path:
             raise InputError(

@@ -67,6 +67,7 @@ TAG_EVAL: Final = "banditgrid.eval"  # its settings, as JSON
 TAG_ROUNDS: Final = "banditgrid.rounds"
 TAG_PLUGINS: Final = "banditgrid.plugins"  # of a run that uses any: their specs, as JSON
 TAG_GRID_PREFIX: Final = "banditgrid.grid."
+SEARCH: Final = ".search."  # GRID.search.NAME: in such tags, and in what is planned
 TAG_STATUS: Final = "banditgrid.status"
 TAG_STATUS_REASON: Final = "banditgrid.status_reason"
 TAG_ATTEMPTS: Final = "banditgrid.attempts"

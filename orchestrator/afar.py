@@ -20,7 +20,7 @@ from rich.text import Text
 
 from grids.errors import InputError, listed
 from grids.grid import Grid
-from grids.load import load_grid
+from grids.load import grid_files, load_grid
 from grids.paths import Store
 from orchestrator import here, remote
 from orchestrator.following import STOPPED_CODE, Follower, exit_code, why
@@ -109,7 +109,7 @@ def status(
 ) -> dict[str, Any]:  # fmt: skip
     """Jobs, cells, and stores that could not be read with the reason; shown on `out` too."""
     cluster = Cluster(address)
-    loaded = [(load_grid(path), path) for path in grids]
+    loaded = [(load_grid(path), path) for path in grid_files(grids)]
     names = {grid.study for grid, _ in loaded}
     jobs = told_jobs(job for job in cluster.jobs() if not names or job.study in names)
     told: dict[str, Any] = {"jobs": job_rows(jobs), "cells": [], "unread": [], "left": {}}

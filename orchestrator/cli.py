@@ -6,22 +6,26 @@
 from __future__ import annotations
 
 import json
+import signal
 import sys
-from collections.abc import Iterable, Sequence
+import threading
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
+import click
 import typer
+from click.core import ParameterSource
 
 from grids.errors import InputError
 from grids.load import grid_schema
-from grids.outcome import Verdict
 from grids.paths import Store
 from orchestrator import cli_cluster, cli_doctor, cli_rescore, cli_search
 from orchestrator.options import (
     STORE,
     AsJson,
     Attempts,
+    ComingGpus,
     Data,
     GpuMemory,
     Gpus,
@@ -39,6 +43,7 @@ from orchestrator.options import (
 if TYPE_CHECKING:  # analysis takes a second to load
     from analysis.study import Study
     from analysis.tables import Table
+    from orchestrator.showing import Verdicts
 
 app = typer.Typer(
     help="Which design choices of reinforcement fine-tuning matter? Grids of cells, trained, "
@@ -103,6 +108,7 @@ def run(
     grids: GridFiles, store: StoreFolder = STORE, models: Models = None, data: Data = None,
     tracking_uri: TrackingUri = None,
     slots: Slots = None, attempts: Attempts = None, max_gpu_hours: MaxGpuHours = None,
+    gpus: ComingGpus = None, gpu_memory: GpuMemory = None,
     address: Annotated[
         str | None,
         typer.Option("--address", help="A running Ray cluster. [default: this machine]"),
@@ -112,11 +118,14 @@ def run(
     ] = False,
 ) -> None:  # fmt: skip
     """Train what the grids want and the store does not have yet. Run again to go on."""
+    _leave_from_now_on()
+    from orchestrator.capacity import coming
     from orchestrator.driver import Settings
     from orchestrator.driver import run as drive
     from orchestrator.queue import ATTEMPTS
 
-    settings = Settings(slots, address, verbose, attempts or ATTEMPTS, max_gpu_hours)
+    told = coming(gpus, gpu_memory, address)
+    settings = Settings(slots, address, verbose, attempts or ATTEMPTS, max_gpu_hours, told)
     summary = drive(load(grids, models, data), Store(store), tracking_uri, settings)
     raise typer.Exit(summary.exit_code)
 
@@ -167,7 +176,7 @@ def tables(
     typer.echo("written: " + " ".join(map(str, written)))
     if not no_log:
         below = None if elsewhere else store
-        told = () if evaluation else verdicts(made)  # the runs' own scores alone
+        told = None if evaluation else verdicts(made)  # the runs' own scores alone
         _log(written, out, _named("tables", evaluation), studies, below, tracking_uri, told)
 
 
@@ -196,7 +205,7 @@ def report(
     typer.echo(f"written: {page}, and {len(figures)} files of figures beside it")
     if not no_log:
         files, below = [page, *figures], None if elsewhere else store
-        told = () if evaluation else verdicts(made)
+        told = None if evaluation else verdicts(made)
         _log(files, out.parent, _named("report", evaluation), studies, below, tracking_uri, told)
 
 
@@ -261,14 +270,32 @@ def _note_looks(made: list[Table], studies: dict[str, Study]) -> None:
 
 def _log(
     files: list[Path], under: Path, folder: str, studies: Iterable[str], store: Path | None,
-    tracking_uri: str | None, verdicts: Sequence[Verdict],
+    tracking_uri: str | None, verdicts: Mapping[str, Verdicts] | None,
 ) -> None:  # fmt: skip
-    """Log what was written, and the verdicts, to MLflow, where there is one."""
+    """Log what was written, and the verdicts, to MLflow, where there is one.
+
+    Of a study from elsewhere (`store` is None) only to a server that is named on the command line:
+    one in the environment may have a study of that name, and it is another.
+    """
     from orchestrator.publish import publish, tracking_of
 
+    if store is None and not _on_the_command_line("tracking_uri"):
+        return
     uri = tracking_of(None if store is None else Store(store), tracking_uri)
     if uri is not None and publish(files, under, folder, studies, uri, verdicts):
         typer.echo(f"logged to the run `analysis` of {', '.join(studies)} in MLflow")
+
+
+def _on_the_command_line(option: str) -> bool:
+    source = click.get_current_context().get_parameter_source(option)
+    return source is ParameterSource.COMMANDLINE
+
+
+def _leave_from_now_on() -> None:
+    """A batch system's notice (SIGUSR2) may come before there is anything to save: it then stops
+    the command as Ctrl-C does. The driver does more, once there are cells."""
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGUSR2, signal.default_int_handler)
 
 
 def main() -> None:

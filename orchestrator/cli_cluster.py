@@ -13,14 +13,16 @@ import typer
 
 from grids import catalog
 from grids.grid import Grid
-from grids.load import load_grids
+from grids.load import grid_files, load_grids
 from grids.paths import Store
 from orchestrator import options
 from orchestrator.options import (
     STORE,
     AsJson,
     Attempts,
+    ComingGpus,
     Data,
+    GpuMemory,
     GridFiles,
     MaxGpuHours,
     Models,
@@ -68,21 +70,25 @@ def submit(
     slots: Slots = None,
     attempts: Attempts = None,
     max_gpu_hours: MaxGpuHours = None,
+    gpus: ComingGpus = None, gpu_memory: GpuMemory = None,
     no_wait: Annotated[
         bool, typer.Option("--no-wait", help="Do not follow the log until the job ends.")
     ] = False,
 ) -> None:  # fmt: skip
     """Run grids on a Ray cluster, one job a study; a study that runs already is attached to."""
     from orchestrator import afar
+    from orchestrator.capacity import coming
     from orchestrator.plan import make_plan
     from orchestrator.show import console
 
+    coming(gpus, gpu_memory, address)  # raises where they contradict each other
     loaded = seen_by_nodes(grids, models, data)
     make_plan(loaded, Store(store))  # what contradicts itself is told before anything is sent
     orders = afar.orders(
-        zip(loaded, dict.fromkeys(grids), strict=True), store=_absolute(store),
+        zip(loaded, grid_files(grids), strict=True), store=_absolute(store),
         models=_absolute(models), data=_absolute(data), tracking_uri=_absolute_uri(tracking_uri),
-        slots=slots, attempts=attempts, max_gpu_hours=max_gpu_hours,
+        slots=slots, attempts=attempts, max_gpu_hours=max_gpu_hours, gpus=gpus,
+        gpu_memory=gpu_memory,
     )  # fmt: skip
     raise typer.Exit(afar.submit(orders, address, not no_wait, console()))
 

@@ -75,9 +75,12 @@ def doctor(
 
 def _tell(asked: object) -> None:
     """As a part of a cluster: what its nodes answer, for the command that sent this one there."""
-    from orchestrator import doctor, doctor_nodes
+    from orchestrator import doctor, doctor_child, doctor_nodes
 
     assert isinstance(asked, doctor.Asked) and asked.address is not None
+    doctor_child.end_after(asked.seconds * 1.5)
+    if asked.address != "auto":  # a job's process is Ray's
+        doctor_child.end_with_parent()
     loaded = options.load(asked.grids, asked.models, asked.data)
     cells = [cell for grid in loaded for cell in grid.cells()]
     studies = list(dict.fromkeys(grid.study for grid in loaded))

@@ -2,7 +2,8 @@
 
 Ray on this machine listens on loopback alone and takes only calls that know a token of this run; a
 cluster must be told its own. Tune places the cells that the queue hands out; it keeps no state that
-a later run would read. Leaves out what is checked of a cluster's nodes (`nodes.py`).
+a later run would read. Leaves out what is checked of a cluster's nodes (`nodes.py`) and how many
+cells they hold (`capacity.py`).
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 from grids.cell import Cell
 from grids.errors import InputError
 from grids.paths import Store, read_mark
-from orchestrator import nodes, packing, tokens
+from orchestrator import capacity, nodes, packing, tokens
 from orchestrator.cost_limit import Limit
 from orchestrator.keeping import Kept
 from orchestrator.marks import redacted
@@ -69,8 +70,8 @@ def train(
     start(settings)
     if settings.address is not None:
         nodes.check_store(store)
-    shares = _shares(works)
-    slots = _slots(settings, shares)
+    shares = capacity.shares([work.cell for work in works], settings)
+    slots = capacity.slots(settings, shares)
     queue = Queue(works, store, progress, slots, settings.attempts)
     keep(queue)
     # Tune would ask the searcher for the next cell only when the last one's worker has started.
@@ -95,10 +96,15 @@ def check(address: str | None) -> None:
             f"--address: {redacted(address)} is the address of a dashboard, to which `banditgrid "
             "submit` sends; `run` joins the cluster itself: give host:port of its head"
         )
-    tokens.require_token(address)
     host, _, port = address.removeprefix("ray://").rpartition(":")
-    if not (host and port.isdigit()):
-        return  # `auto`, which Ray answers at once
+    if address != "auto" and not (host and port.isdigit()):
+        raise InputError(
+            f"--address: got {redacted(address)!r}; expected host:port of the cluster's head, as "
+            "in HEAD:6379, or `auto` on one of its nodes"
+        )
+    tokens.require_token(address)
+    if address == "auto":
+        return  # Ray answers it at once
     try:
         socket.create_connection((host.strip("[]"), int(port)), timeout=5).close()
     except OSError as error:
@@ -189,41 +195,11 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _shares(works: Sequence[Work]) -> packing.Shares | None:
-    """The share of a GPU that each cell takes, by key; None where there is no GPU."""
-    import ray
-
-    cells = [work.cell for work in works]
-    kind = "GPU" if ray.cluster_resources().get("GPU") else "CPU"
-    there = [node["Resources"].get(kind, 0) for node in ray.nodes() if node["Alive"]]
-    most = int(max(there, default=0))
-    if kind == "CPU":
-        packing.check_cores(cells, most)
-        return None
-    packing.check_nodes(cells, most)
-    return packing.Shares(cells, packing.gpu_bytes())
-
-
 def _limit(settings: Settings, shares: dict[str, float] | None) -> Limit | None:
     """What ends the run when so many GPU-hours are spent; a slot without a GPU counts as one."""
     if settings.max_gpu_hours is None:
         return None
     return Limit(settings.max_gpu_hours, lambda where: shares[where[1]] if shares else 1.0)
-
-
-def _slots(settings: Settings, shares: dict[str, float] | None) -> Callable[[], int]:
-    """Cells at a time: as many as the GPUs hold, or one a core where there is none."""
-    import ray
-
-    def now() -> int:
-        if settings.slots:
-            return settings.slots
-        there = ray.cluster_resources()  # nodes come and go
-        if shares is None:
-            return max(1, int(there.get("CPU", 1)))
-        return max(1, int(there.get("GPU", 1) / min(shares.values(), default=1)))
-
-    return now
 
 
 def _tuner(

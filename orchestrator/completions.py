@@ -12,7 +12,8 @@ import math
 from typing import Any, Final
 
 from grids.outcome import TAG_ARTIFACTS
-from grids.paths import CellPaths, read_lines
+from grids.paths import CellPaths, DamagedError, read_lines
+from orchestrator.access import status
 
 FILE: Final = "completions.json"
 COLUMNS: Final = (
@@ -34,6 +35,15 @@ def table(lines: list[dict[str, Any]]) -> dict[str, Any]:
 def _cell(value: Any) -> Any:
     """JSON has no NaN: an answer that was not scored has no number."""
     return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def is_final(error: Exception) -> bool:
+    """Whether sending again would fail again: refused, damaged, or no way to that store from here.
+    A server that is away, or broken for now, may take them later."""
+    if (told := status(error)) is not None:
+        return 400 <= told < 500
+    away = type(error).__module__.startswith(("requests.", "urllib3."))
+    return isinstance(error, (DamagedError, ImportError, OSError)) and not away
 
 
 def send(client: Any, run_id: str, paths: CellPaths) -> None:

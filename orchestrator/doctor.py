@@ -17,6 +17,7 @@ from typing import Any
 from grids.cell import Cell
 from grids.errors import InputError
 from grids.grid import Grid
+from grids.load import grid_files
 from grids.paths import Store
 from orchestrator import doctor_machine as machine
 from orchestrator import doctor_packages as packages
@@ -128,7 +129,7 @@ def _grids(asked: Asked, read: _Read) -> Iterator[Line]:
         yield of_error("grids", error)
         yield from (unchecked(name, "the grids cannot be read") for name in BESIDE)
         return
-    read.pairs = list(zip(grids, dict.fromkeys(asked.grids), strict=True))
+    read.pairs = list(zip(grids, grid_files(asked.grids), strict=True))
     read.cells = [work.cell for work in made.works]
     read.needed = sum(disk_bytes(work.cell) for work in made.todo)
     left = f"{len(made.todo)} to train" if made.todo else "all trained"

@@ -7,8 +7,11 @@ already is absent. Leaves out what the answers mean (`doctor_software.py`, `doct
 
 from __future__ import annotations
 
+import ctypes
 import json
+import math
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -17,6 +20,7 @@ from typing import Any
 from grids.errors import InputError
 
 MARK = "banditgrid-doctor: "  # before the answers, among what others print
+JOINED = "banditgrid-doctor joined"  # printed once a cluster lets the process in
 ROOT = Path(__file__).resolve().parent.parent
 
 
@@ -46,7 +50,20 @@ def marked(text: str) -> Any:
     return None
 
 
+def end_with_parent() -> None:
+    """Have the system end this process when the one that started it goes, however that ends."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+
+
+def end_after(seconds: float) -> None:
+    """Have the system end this process in time; a library that waits cannot hold it up."""
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    signal.alarm(math.ceil(seconds))
+
+
 def main() -> None:
+    end_with_parent()
     request = json.load(sys.stdin)
     answers = [_plugin(one) for one in request.get("plugins", [])]
     answers += [_data(one) for one in request.get("data", [])]

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -18,9 +19,9 @@ from typing import Final
 
 from grids.errors import InputError
 from grids.grid import Grid
-from orchestrator import cluster, tokens
+from orchestrator import cluster, endpoint, tokens
 from orchestrator.doctor_answers import lines
-from orchestrator.doctor_child import marked
+from orchestrator.doctor_child import JOINED, marked
 from orchestrator.doctor_lines import Line, fault, note, of_error, ready, unchecked
 from orchestrator.doctor_mlflow import PATIENCE, skew
 from orchestrator.doctor_packages import Asked, leave
@@ -30,6 +31,7 @@ from orchestrator.shipping import Order, Shipped, command, packed
 
 BEHIND: Final = "store", "mlflow", "nodes"
 LOOK_SECONDS = 0.5
+JOIN_SECONDS = 40.0  # in which a process joins a cluster, on a busy machine
 
 
 @dataclass(frozen=True)
@@ -63,8 +65,8 @@ def look(there: There) -> Iterator[Line]:
     try:
         _check_address(there)
         if there.address.startswith(("http://", "https://")):
+            apart, is_open = _head(endpoint.url_of(there.address))
             joined = Cluster(there.address)
-            apart, is_open = _head(joined.address)
             yield _head_line(joined.address, is_open)
             text = _by_job(joined, there, began + there.seconds * 0.9)
         else:
@@ -90,7 +92,7 @@ def _check_address(there: There) -> None:
 
 
 def _no_answer(text: str) -> Line:
-    said = [line for line in redacted(text).strip().splitlines() if line.strip()]
+    said = [line for line in redacted(text).splitlines() if line.strip() not in ("", JOINED)]
     errors = [line for line in said if line.startswith("error: ")]
     if errors:
         return of_error("nodes", InputError(errors[-1].removeprefix("error: ")))
@@ -101,14 +103,14 @@ def _no_answer(text: str) -> Line:
 
 def _head(url: str) -> tuple[float | None, bool]:
     """The clock of the cluster's head minus this machine's, seconds, and whether the head answers
-    somebody who has no token."""
+    somebody who has no token. Raises `InputError` where it is silent, sooner than `Cluster`."""
     import requests
 
     before = time.time()
     try:
         answer = requests.get(f"{url}/api/version", timeout=PATIENCE, allow_redirects=False)
-    except requests.RequestException:  # it answered just now; the job will tell
-        return None, False
+    except requests.RequestException as error:
+        raise InputError(endpoint.silent(url, error)) from None
     return skew(answer.headers.get("Date"), before, time.time()), answer.status_code == 200
 
 
@@ -144,12 +146,36 @@ def _by_job(joined: Cluster, there: There, until: float) -> str:
 def _by_process(there: There, until: float) -> str:
     paths = [str(path.absolute()) for _, path in there.grids]
     words = [sys.executable, "-m", "orchestrator.cli", *there.words(there.address, paths)]
-    try:
-        ran = subprocess.run(
-            words, capture_output=True, text=True, timeout=until - time.monotonic(), check=False
-        )
-    except subprocess.TimeoutExpired:
+    with tempfile.TemporaryDirectory(prefix="banditgrid-") as folder:
+        out, err = Path(folder, "out"), Path(folder, "err")
+        with out.open("wb") as told, err.open("wb") as errors:
+            child = subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=told, stderr=errors)
+        try:
+            is_over = _await(child, out, there.address, until)
+        finally:
+            child.kill()
+            child.wait()
+        said, wrong = (path.read_text(encoding="utf-8", errors="replace") for path in (out, err))
+    if not is_over:
         return "it did not end in time"
-    if ran.returncode == 2 and ran.stderr.startswith("error: "):
-        raise InputError(ran.stderr.strip().removeprefix("error: "))
-    return ran.stdout + ran.stderr
+    if child.returncode == 2 and wrong.startswith("error: "):
+        raise InputError(wrong.strip().removeprefix("error: "))
+    return said + wrong
+
+
+def _await(child: subprocess.Popen[bytes], out: Path, address: str, until: float) -> bool:
+    """Whether the process ended in time. Raises `InputError` where it is not let in, nor refused:
+    Ray's own client waits for a head that is silent."""
+    joined_by = min(until, time.monotonic() + JOIN_SECONDS)
+    while child.poll() is None:
+        now = time.monotonic()
+        if now > joined_by and JOINED not in out.read_text(encoding="utf-8", errors="replace"):
+            raise InputError(
+                f"{address} takes connections and does not answer; look whether a Ray's head "
+                "listens there (its port is 6379 unless `ray start` was told otherwise), or "
+                "correct --address"
+            )
+        if now > until:
+            return False
+        time.sleep(0.1)
+    return True

@@ -36,7 +36,7 @@ def look(cells: Sequence[Cell], seconds: float) -> Iterator[Line]:
     """One line for the models that are there, one for the data sets, one for each that is damaged,
     and one for all that is to come from the hub."""
     models = _models({cell.model: cell.model_spec for cell in cells})
-    data = _data({cell.dataset: cell.dataset_spec for cell in cells}, seconds)
+    data = _data(cells, seconds)
     for check, found in (("models", models), ("data", data)):
         yield from found.lines
         if found.well:
@@ -56,8 +56,8 @@ def _models(specs: dict[str, ModelSpec]) -> Found:
             found.absent.append(spec)
         else:
             told = f"{name}: the copy at {spec.path} is not whole: {damage}"
-            remedy = "copy it again, or take the folder away to have the hub's"
-            found.lines.append(fault("models", told, remedy))
+            hub = ", or take the folder away to have the hub's" if spec.hub else ""
+            found.lines.append(fault("models", told, f"copy it again{hub}"))
     return found
 
 
@@ -92,12 +92,14 @@ def damage_of(folder: Path) -> str | None:
     Weights are not read: the head of a safetensors file tells how long it must be.
     """
     try:
-        json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        if not any((folder / name).is_file() for name in TOKENIZERS):
-            return f"none of {', '.join(TOKENIZERS)}"
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        if not isinstance(config, dict) or not config.get("model_type"):
+            return "config.json names no model_type"
         wanted = _weights(folder)
     except (OSError, ValueError) as error:
         return f"config.json, or the index of its weights: {_brief(error)}"
+    if (told := _tokenizer_damage(folder)) is not None:
+        return told
     for name in wanted:
         try:
             if told := _cut_short(folder / name):
@@ -105,6 +107,17 @@ def damage_of(folder: Path) -> str | None:
         except (OSError, ValueError) as error:
             return f"{name}: {_brief(error)}"
     return None if wanted else "no *.safetensors file (weights in other formats are not read)"
+
+
+def _tokenizer_damage(folder: Path) -> str | None:
+    there = [folder / name for name in TOKENIZERS if (folder / name).is_file()]
+    for path in there:
+        try:
+            if path.suffix == ".json" and not json.loads(path.read_text(encoding="utf-8")):
+                return f"{path.name} is empty"
+        except (OSError, ValueError) as error:
+            return f"{path.name}: {_brief(error)}"
+    return None if there else f"none of {', '.join(TOKENIZERS)}"
 
 
 def _weights(folder: Path) -> list[str]:
@@ -132,7 +145,8 @@ def _brief(error: Exception) -> str:
     return getattr(error, "strerror", None) or str(error).splitlines()[0][:120]
 
 
-def _data(specs: dict[str, DatasetSpec], seconds: float) -> Found:
+def _data(cells: Sequence[Cell], seconds: float) -> Found:
+    specs = {cell.dataset: cell.dataset_spec for cell in cells}
     found = Found([], [], [])
     read = {name: spec for name, spec in specs.items() if spec.source is None}
     found.well.extend(f"{name} (made by {s.source})" for name, s in specs.items() if s.source)
@@ -143,22 +157,25 @@ def _data(specs: dict[str, DatasetSpec], seconds: float) -> Found:
         found.lines.append(fault("data", told, "look whether the disk that has them answers"))
         return found
     for (name, spec), answer in zip(read.items(), answers, strict=True):
-        _judge(name, spec, answer, found)
+        of = [cell for cell in cells if cell.dataset == name]
+        _judge(max(of, key=lambda cell: cell.batch + cell.holdout), spec, answer, found)
     return found
 
 
-def _judge(name: str, spec: DatasetSpec, answer: dict[str, Any], found: Found) -> None:
+def _judge(asking: Cell, spec: DatasetSpec, answer: dict[str, Any], found: Found) -> None:
+    """What a data set's answer comes to; `asking`: the cell that takes most of its questions."""
     if package := answer.get("package"):
         raise ModuleNotFoundError(name=str(package))
     if answer.get("absent"):
         found.absent.append(spec)
     elif told := answer.get("error"):
-        line = of_error("data", InputError(told))
-        mend = "mend the file, or copy it again"
-        found.lines.append(line if "; " in told else line._replace(remedy=mend))
+        found.lines.append(of_error("data", InputError(told)))
+    elif asking.batch > (left := answer["train"] - asking.holdout):
+        told = f"{asking.label}: batch {asking.batch}; {spec.name} has {left} questions to train on"
+        found.lines.append(fault("data", told, f"lower batch to {left} or less"))
     else:
         questions = f"{answer['train']} + {answer['test']} questions"
-        found.well.append(f"{name} ({_where(spec)}, {questions})")
+        found.well.append(f"{spec.name} ({_where(spec)}, {questions})")
 
 
 def _from_hub(absent: Sequence[Spec]) -> Iterator[Line]:

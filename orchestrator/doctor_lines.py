@@ -19,6 +19,13 @@ READY: Final = "ready"
 NOTE: Final = "note"  # not needed by these grids, or could be better
 FAULT: Final = "fault"
 UNCHECKED: Final = "not checked"  # for a fault that another line tells
+REMEDIES: Final = {  # of messages that tell none
+    "grids": "correct the file",
+    "data": "mend the file, or copy it again",
+    "plug-ins": "mend the package",
+    "ray": "correct --address",
+    "mlflow": "correct --tracking-uri",
+}
 
 
 class Line(NamedTuple):
@@ -59,12 +66,10 @@ def unchecked(check: str, because: str) -> Line:
 
 
 def of_error(check: str, error: InputError, grade: str = FAULT) -> Line:
-    """The line of a message for people: what is wrong, a semicolon or a colon, what to do."""
-    text = redacted(error)
-    told, found, remedy = text.partition("; ")
-    if not found:
-        told, _, remedy = text.rpartition(": ")
-    return Line(check, grade, told or remedy, remedy if told else "correct it")
+    """The line of a message for people: what is wrong, a semicolon, what to do. A message without
+    a semicolon says what is wrong alone: what to do is the check's."""
+    told, _, remedy = redacted(error).partition("; ")
+    return Line(check, grade, told, remedy or REMEDIES.get(check, "correct it"))
 
 
 def lines_of(rows: Iterable[Any]) -> list[Line]:

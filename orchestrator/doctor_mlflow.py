@@ -7,6 +7,7 @@ what the server looks at only after it has looked at who asks. 403 then means th
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Iterable, Iterator
 from email.utils import parsedate_to_datetime
@@ -50,12 +51,22 @@ def _database(uri: str) -> Line:
             told = sqlalchemy.text("select version_num from alembic_version")
             found = [str(row[0]) for row in database.execute(told)] if made else []
     except Exception as error:  # of whichever driver it is
+        if isinstance(error, ModuleNotFoundError):
+            return _without_driver(uri, str(error.name))
         first = redacted(error).strip().splitlines()[0][:200]
         remedy = "start it, or correct --tracking-uri"
         return fault("mlflow", f"no data base answers at {redacted(uri)} ({first})", remedy)
     if not made:
         return ready("mlflow", f"{redacted(uri)} is empty: MLflow makes its tables there")
     return schema_line(redacted(uri), found, "ADDRESS")
+
+
+def _without_driver(uri: str, package: str) -> Line:
+    remedy = f"install {package}"
+    if uri.startswith("postgresql"):  # without a driver's name SQLAlchemy takes psycopg
+        remedy = "write postgresql+psycopg2://..., whose driver banditgrid brings"
+    told = f"{redacted(uri)} needs the package {package}, which is not installed"
+    return fault("mlflow", told, remedy)
 
 
 def _server(uri: str, studies: list[str]) -> Iterator[Line]:
@@ -105,7 +116,7 @@ def _allowed(uri: str, studies: list[str]) -> Line:
     try:
         connect(uri)
     except InputError as error:
-        return of_error("mlflow", error)
+        return _refused(error)
     name = _name(_ask(uri, f"{API}/users/current"))
     for study in studies or [""]:
         if (line := _may_write(uri, study, name)) is not None:
@@ -116,6 +127,14 @@ def _allowed(uri: str, studies: list[str]) -> Line:
         remedy = f"install MLflow {of} here, or {ours} there, should calls fail"
         return note("mlflow", f"{told}; it is MLflow {of}, and here is {ours}", remedy)
     return ready("mlflow", told)
+
+
+def _refused(error: InputError) -> Line:
+    """A message of `access.refusal` has what to do after a colon."""
+    parted = re.fullmatch(r"(.*): ((?:set|correct|name one) .*)", redacted(error), re.DOTALL)
+    if parted and NAMES in parted[2]:
+        return fault("mlflow", parted[1], parted[2])
+    return of_error("mlflow", error)
 
 
 def _may_write(uri: str, study: str, name: str) -> Line | None:

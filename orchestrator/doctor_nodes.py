@@ -24,7 +24,7 @@ from grids.cell import Cell
 from grids.paths import Store
 from orchestrator import doctor_files, doctor_machine, doctor_mlflow, doctor_packages
 from orchestrator import doctor_software as software
-from orchestrator.doctor_child import MARK
+from orchestrator.doctor_child import JOINED, MARK
 from orchestrator.doctor_lines import READY, Check, Line, broken, gather
 from orchestrator.doctor_store import PROBE_BYTES, REMEDY, anchor, database_line, probed
 from orchestrator.marks import sqlite_path
@@ -55,6 +55,7 @@ def tell(wanted: Wanted) -> None:
 
     cluster.check(wanted.address)
     cluster.start(Settings(address=wanted.address))
+    print(f"\n{JOINED}", flush=True)
     try:
         told = asked(wanted)
     finally:
@@ -77,7 +78,7 @@ def asked(wanted: Wanted) -> dict[str, Any]:
         told["nodes"] = _nodes(wanted, str(place), probe)
     path = sqlite_path(wanted.tracking_uri or wanted.store.tracking_uri)
     if path is not None and probe is not None:
-        told["store"].append(database_line(path).row())
+        told["store"].append(database_line(path, wanted.tracking_uri is not None).row())
     return told
 
 

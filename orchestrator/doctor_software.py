@@ -45,7 +45,7 @@ def engine_line(cells: Sequence[Cell], on_gpu: bool, wrong_packages: bool = Fals
     try:
         engine_check.check(on_gpu)
     except InputError as error:
-        if wrong_packages and wanted:
+        if wrong_packages:
             return unchecked("engine", "packages on which vLLM depends do not fit")
         if not wanted:
             told = f"transformers; no vLLM that would do ({_why(error)})"

@@ -66,7 +66,7 @@ def look(store: Store, tracking_uri: str | None, needed: int) -> Iterator[Line]:
     if broken(lines[:1]) and tracking_uri is None:  # a disk too small is written all the same
         yield unchecked("mlflow", "its database lies in the store")
     else:
-        yield database_line(path)
+        yield database_line(path, tracking_uri is not None)
 
 
 def store_lines(store: Store, needed: int) -> Iterator[Line]:
@@ -97,9 +97,16 @@ def disk_line(free: int, needed: int) -> Line:
     return ready("disk", told)
 
 
-def database_line(path: Path) -> Line:
-    """MLflow's SQLite file: what is in it is read, and nothing else."""
+def database_line(path: Path, given: bool) -> Line:
+    """MLflow's SQLite file: what is in it is read, and nothing else.
+
+    Args:
+        given: by --tracking-uri; the store's own folder is made before its database is.
+    """
     if not path.exists():
+        if given and not path.absolute().parent.is_dir():
+            told = f"{path} cannot be made: there is no folder {path.absolute().parent}"
+            return fault("mlflow", told, "make the folder, or correct --tracking-uri")
         if os.access(anchor(path), os.W_OK | os.X_OK):
             return ready("mlflow", f"{path} will be made")
         return fault("mlflow", f"{path} cannot be made", "name another address: --tracking-uri")

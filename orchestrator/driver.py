@@ -24,6 +24,7 @@ from grids.grid import Grid
 from grids.outcome import DAMAGED, DIVERGED, FINISHED, STOPPED
 from grids.paths import Store
 from orchestrator import cluster, keeping, prepare
+from orchestrator.capacity import Coming
 from orchestrator.ledger import DONE, FAILED, standing
 from orchestrator.plan import Plan, Work, make_plan
 from orchestrator.progress import Progress
@@ -78,6 +79,7 @@ class Settings:
     verbose: bool = False
     attempts: int = ATTEMPTS  # at a cell, without a later checkpoint
     max_gpu_hours: float | None = None  # of this run's attempts, after which it stops
+    coming: Coming | None = None  # GPUs that the cluster starts as cells ask for them
 
 
 def run(
@@ -171,11 +173,12 @@ def _account(summary: Summary, where: cluster.Tracking, store: Store) -> None:
     if summary.queue is not None:
         summary.queue.settle()
     ours = [item for item in summary.ended if item.began]
+    answers = True  # MLflow does; else nobody waits for it cell by cell
     for item in ours:
         if item.place == GIVEN:
-            prepare.close(item, where, "KILLED", "the run was stopped")
+            answers &= prepare.close(item, where, "KILLED", "the run was stopped", answers)
         elif item.doomed is not None:
-            prepare.close(item, where, "FAILED", item.reason)
+            answers &= prepare.close(item, where, "FAILED", item.reason, answers)
     prepare.make_up([item.work for item in ours if item.state in DONE], where, store)
     if summary.queue is not None and summary.queue.stopping:
         summary.interrupted = True

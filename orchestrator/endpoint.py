@@ -132,7 +132,7 @@ def _get(url: str, path: str) -> dict[str, Any]:
             url + path, headers=tokens.headers(), timeout=TIMEOUT, allow_redirects=False
         )
     except requests.RequestException as error:
-        raise InputError(_silent(url, error)) from None
+        raise InputError(silent(url, error)) from None
     if answer.status_code in (401, 403):
         raise InputError(_refused(url, answer.status_code))
     try:
@@ -144,7 +144,7 @@ def _get(url: str, path: str) -> dict[str, Any]:
     return told
 
 
-def _silent(url: str, error: Exception) -> str:
+def silent(url: str, error: Exception) -> str:
     kind = "not in time" if "Timeout" in type(error).__name__ else "no connection"
     return (
         f"no cluster answers at {url} ({kind}); start it with a dashboard (`ray start --head`, "

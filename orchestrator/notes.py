@@ -10,14 +10,15 @@ which analysis makes.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
 
-from grids.cell import Cell
+from grids.cell import Cell, check_setting
 from grids.grid import Grid
-from grids.outcome import Verdict
+from grids.key import effective
+from grids.outcome import SEARCH, Verdict
 from orchestrator import views
 
 # Ends our first line, which MLflow's list of experiments shows as it is; its pages do not show it.
@@ -29,7 +30,8 @@ NAMED: Final = frozenset(
 )  # fmt: skip
 VERDICTS, VERDICTS_END = "<!-- verdicts -->", "<!-- end of verdicts -->"
 MOST_OF_A_GRID: Final = 3000
-MOST: Final = 7900  # characters of a description; MLflow takes 8,000 in a run's tag
+MOST_OF_A_RUN: Final = 7900  # characters of a description: MLflow takes 8,000 in a run's tag,
+MOST_OF_A_STUDY: Final = 19900  # 20,000 in an experiment's
 
 
 @dataclass(frozen=True)
@@ -46,20 +48,29 @@ class Score:
 
 
 def arm_name(cell: Cell) -> str:
-    """`(32,8,0) grpo lr=1e-05`: every setting of the arm but those that its model brings."""
+    """`(32,8,0) grpo lr=1e-05`: every setting of the arm that is not what its model, its data set
+    and the program give to a cell that says nothing. Arms that differ have names that differ."""
     b, n, m = cell.shape
-    given = {**cell.dataset_spec.defaults, **cell.model_spec.defaults}
+    counts = effective(cell)
     more = [
         f"{name}={_plain(value)}"
-        for name, value in cell.canonical().items()
-        if name not in NAMED and given.get(name) != value and not _one_micro_batch(cell, name)
+        for name, value in counts.items()
+        if name not in NAMED and value != _given(cell, name) and not _one_micro_batch(cell, name)
     ]
-    fields = type(cell).model_fields
-    for name in ("engine", "precision"):
-        value = getattr(cell, name)
-        if value not in (fields[name].default, given.get(name)):
+    for name in ("engine", "precision", "grader"):
+        if (value := getattr(cell, name)) != _given(cell, name):
             more.append(str(value))
-    return " ".join([f"({b},{n},{m})", cell.advantage, *more])
+    return " ".join([f"({b},{n},{m})", _plain(counts["advantage"]), *more])
+
+
+def _given(cell: Cell, name: str) -> Any:
+    """What a cell of this model and data set has where nothing is said."""
+    if name == "grader":
+        return cell.dataset_spec.grader
+    for spec in (cell.dataset_spec, cell.model_spec):
+        if name in spec.defaults:
+            return check_setting(name, spec.defaults[name], cell.plugin_specs)
+    return type(cell).model_fields[name].default
 
 
 def _one_micro_batch(cell: Cell, name: str) -> bool:
@@ -71,14 +82,23 @@ def pair_name(cell: Cell) -> str:
     return f"{cell.model} {cell.dataset}"
 
 
-def joined(before: str | None, ours: str) -> str:
-    """A description: what people wrote in it, then our part, made anew."""
-    lines = (before or "").split("\n")
-    end = next((i for i, line in enumerate(lines) if OURS in line), len(lines))
-    theirs = "\n".join(lines[:end]).rstrip()
-    first, _, rest = ours.partition("\n")
-    marked = f"{first} {OURS}\n{rest}"
-    return _cut(f"{theirs}\n\n{marked}" if theirs else marked, MOST)
+def joined(before: str | None, ours: str, most: int = MOST_OF_A_RUN) -> str:
+    """A description: what people wrote in it, then our part, made anew. Where theirs leaves no room
+    for ours, it stays as it is."""
+    theirs, (first, _, rest) = people(before), ours.partition("\n")
+    head = f"{theirs}\n\n" if theirs else ""
+    made = head + _cut(f"{first} {OURS}\n{rest}", most - len(head))
+    return made if OURS in made or before is None else before
+
+
+def people(note: str | None) -> str:
+    """What people wrote in a description: all before the line with our mark, which begins with
+    what is bold in it."""
+    before, found, _ = (note or "").partition(OURS)
+    if not found:
+        return before.rstrip()
+    above, _, line = before.rpartition("\n")
+    return f"{above}\n{line[: max(0, line.find('**'))]}".strip()
 
 
 def run_note(
@@ -105,10 +125,18 @@ def run_note(
             f"- {phase} test Pass@1 (greedy) {score}, {score.n} questions "
             "(95% interval over questions: one seed)"
         )
-    told = ", ".join(f"`{escaped(grid)}`" for grid in grids)
-    lines += ["", f"In the tables of {told}.", "", _verdicts(verdicts)]
+    lines += ["", *_places(grids), "", _verdicts(verdicts)]
     lines += ["", f"Its files: `cells/{cell.key}` of the study; `banditgrid logs {cell.key}`."]
     return "\n".join(lines)
+
+
+def _places(grids: Sequence[str]) -> Iterator[str]:
+    """Where the cell is shown, or what it was trained for. A grid's name has no markup in it."""
+    tables = [f"`{grid}`" for grid in grids if SEARCH not in grid]
+    if tables:
+        yield f"In the tables of {', '.join(tables)}."
+    for grid, _, search in (grid.partition(SEARCH) for grid in grids if SEARCH in grid):
+        yield f"A trial of the search `{search}` of `{grid}`; in no table."
 
 
 def grid_entry(grid: Grid, cells: int) -> dict[str, Any]:
@@ -145,18 +173,17 @@ def study_note(
         declared = ", ".join(map(escaped, entry["contrasts"])) or "none"
         about = escaped(entry["about"])
         lines.append(f"| {rows}, {charts} | {entry['cells']} | {about} | {declared} |")
-    lines += ["", "Means of groups on these pages have no interval: the tables have.", ""]
-    lines.append(_verdicts(verdicts))
+    lines += ["", "Means of groups on these pages have no interval: the tables have."]
     if analysis is not None:
         place = artifacts(experiment, analysis)
         lines += ["", f"Tables, figures and report: artifacts of the run [analysis]({place})."]
-    return "\n".join(lines)
+    return "\n".join([*lines, "", _verdicts(verdicts)])
 
 
 def study_verdicts(made: Sequence[Verdict], now: datetime) -> str:
     """What the tables of one grid said, with the time: a table of Markdown."""
     lines = [
-        f"Tables of `{escaped(made[0].grid)}`, {now:%Y-%m-%d %H:%M} UTC:", "",
+        f"Tables of `{made[0].grid}`, {now:%Y-%m-%d %H:%M} UTC:", "",
         "| contrast (b against a) | where | verdict | b - a [95%] | standing |",
         "|---|---|---|---|---|",
     ]  # fmt: skip
@@ -188,7 +215,10 @@ def with_verdicts(note: str | None, verdicts: Mapping[str, str]) -> str | None:
     """A run's description with other verdicts; None where it has no place for them."""
     before, found, rest = (note or "").partition(VERDICTS)
     _, ended, after = rest.partition(VERDICTS_END)
-    return _cut(f"{before}{_verdicts(verdicts)}{after}", MOST) if found and ended else None
+    if not (found and ended):
+        return None
+    whole = f"{before}{_verdicts(verdicts)}{after}"
+    return whole if len(whole) <= MOST_OF_A_RUN else f"{before}{_verdicts({})}{after}"
 
 
 def _verdicts(by_grid: Mapping[str, str]) -> str:
@@ -198,10 +228,11 @@ def _verdicts(by_grid: Mapping[str, str]) -> str:
 
 
 def _cut(text: str, most: int) -> str:
-    """Whole lines of a text, no longer than MLflow takes."""
+    """Whole lines of a text, no longer than MLflow takes; nothing where not even one fits."""
     if len(text) <= most:
         return text
-    return text[: most - 40].rsplit("\n", 1)[0] + "\n\n(more: see the tables)"
+    kept, found, _ = text[: max(0, most - 40)].rpartition("\n")
+    return f"{kept}\n\n(more: see the tables)" if found else ""
 
 
 def artifacts(experiment: str, run: str) -> str:
@@ -216,5 +247,5 @@ def escaped(text: object) -> str:
 
 def _plain(value: Any) -> str:
     if isinstance(value, list):  # a plug-in's function: its name and the digest of its source
-        return str(value[0])
-    return f"{value:g}" if isinstance(value, float) else str(value)
+        return f"{value[0]}@{str(value[1])[:8]}"
+    return str(value)

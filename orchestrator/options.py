@@ -17,7 +17,10 @@ from grids.errors import InputError
 from grids.grid import Grid
 from grids.load import load_grids
 
-GridFiles = Annotated[list[Path], typer.Argument(metavar="GRID...", help="Grid files (YAML).")]
+GridFiles = Annotated[
+    list[Path],
+    typer.Argument(metavar="GRID...", help="Grid files (YAML), or folders: all *.yaml there."),
+]
 StoreFolder = Annotated[
     Path, typer.Option("--store", envvar="BANDITGRID_STORE", help="Folder of all results.")
 ]
@@ -78,6 +81,13 @@ GpuMemory = Annotated[
         "--gpu-memory", callback=_above_zero, help="GB of each of --gpus, which cells then share."
     ),
 ]
+ComingGpus = Annotated[
+    int | None,
+    typer.Option(
+        "--gpus", min=1,
+        help="GPUs of a cluster that starts them as cells ask for them. [default: those that run]",
+    ),
+]  # fmt: skip
 PricePerHour = Annotated[
     float | None,
     typer.Option(

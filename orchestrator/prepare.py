@@ -29,6 +29,8 @@ from workers import lease
 
 FREE_SECONDS = 3.0
 MANY_RUNS = 20  # from this number on, making them is worth a line
+A_LINE = 200  # so many are worth another
+IN_A_ROW = 3  # failures, each of some seconds, after which MLflow is taken to be away
 
 
 @contextmanager
@@ -150,10 +152,20 @@ def level(plan: Plan, where: cluster.Tracking, store: Store, out: Console) -> No
     ]  # fmt: skip
     if len(lacking) >= MANY_RUNS:
         out.print(f"bringing {len(lacking)} MLflow runs level with their journals")
-    for work in lacking:
+    failed = 0
+    for number, work in enumerate(lacking, 1):
         experiment = where.experiments[work.study]
-        if not bring_level(work, work.paths(store), where.uri, experiment):
+        if bring_level(work, work.paths(store), where.uri, experiment):
+            failed = 0
+        else:
             out.print(f"{work.cell.label}: MLflow lacks its history; the next run sends it")
+            failed += 1
+        if failed == IN_A_ROW:
+            left = len(lacking) - number
+            out.print(f"MLflow takes nothing now: {left} more runs are left to the next run")
+            return
+        if number % A_LINE == 0:
+            out.print(f"  {number} of {len(lacking)}")
 
 
 def make_up(works: Iterable[Work], where: cluster.Tracking, store: Store) -> None:
@@ -166,8 +178,11 @@ def make_up(works: Iterable[Work], where: cluster.Tracking, store: Store) -> Non
                 return
 
 
-def close(item: Item, where: cluster.Tracking, status: str, reason: str) -> None:
-    """End the MLflow run of a cell of ours whose worker could not: it is gone.
+def close(
+    item: Item, where: cluster.Tracking, status: str, reason: str, telling: bool = True
+) -> bool:
+    """End the MLflow run of a cell of ours whose worker could not: it is gone. Whether MLflow took
+    that; not `telling`, what is to be noted beside the cell alone is.
 
     A cell that is not free soon has another driver's worker, or a worker of ours on a host that has
     yet to fall silent: it is left alone.
@@ -175,17 +190,20 @@ def close(item: Item, where: cluster.Tracking, status: str, reason: str) -> None
     work = item.work
     try:
         if not _soon_free(item):
-            return
+            return True
         with lease.held(item.paths, work.cell.label) as held:
             attempts.note_lost(held)
+            if not telling:
+                return False
             experiment = where.experiments[work.study]
             ours = Writer(where.uri, experiment, work.cell, work.grids, item.paths, held)
             if (done := read_mark(item.paths.done)) and item.state in DONE:
                 ours.finish(done)
             else:
                 ours.end(status, reason)
+            return ours.failures == 0
     except (lease.Held, lease.Lost, OSError):
-        pass  # another has the cell, or the store is away: its next worker tells
+        return True  # another has the cell, or the store is away: its next worker tells
 
 
 def _soon_free(item: Item) -> bool:

@@ -8,16 +8,16 @@ and the verdicts.
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from grids.outcome import TAG_NOTE, Verdict
+from grids.outcome import TAG_NOTE
 from grids.paths import Store
 from orchestrator.marks import redacted, sqlite_path
-from orchestrator.showing import show_verdicts
-from orchestrator.tracking import brief, ensure_experiment, quiet_client
+from orchestrator.showing import Verdicts, show_verdicts
+from orchestrator.tracking import brief, ensure_experiment, patient_client
 
 if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
@@ -40,29 +40,33 @@ def tracking_of(store: Store | None, given: str | None) -> str | None:
 
 def publish(
     files: Sequence[Path], under: Path, folder: str, studies: Iterable[str], uri: str,
-    verdicts: Sequence[Verdict] = (),
+    verdicts: Mapping[str, Verdicts] | None = None,
 ) -> bool:  # fmt: skip
-    """Log files to the analysis run of every study, below `folder`, as they lie below `under`, and
-    verdicts to the descriptions of the study and of its runs.
+    """Log files to the analysis run of every study, below `folder`, as they lie below `under`; and
+    verdicts, study -> grid -> its own, to the descriptions of the study and of its runs.
 
     Replaces what was logged under the same names. Answers False, with a line on standard error,
-    where MLflow did not take them.
+    where MLflow did not take something.
     """
+    doing = "the files"
     try:
-        client = quiet_client(uri)
+        client = patient_client(uri)
         for study in studies:
+            doing = "the files"
             experiment = ensure_experiment(client, study, _artifacts(uri))
             run_id = analysis_run(client, experiment)
             for path in files:
                 parent = path.relative_to(under).parent
                 client.log_artifact(run_id, str(path), (Path(folder) / parent).as_posix())
-            client.set_terminated(run_id, "FINISHED")
             client.set_tag(run_id, TAG_NOTE, NOTE)
-            made = [verdict for verdict in verdicts if verdict.study == study]
-            show_verdicts(client, experiment, run_id, made, datetime.now(UTC))
+            client.set_terminated(run_id, "FINISHED")
+            doing = "the verdicts"
+            if verdicts is not None:
+                by_grid = verdicts.get(study, {})
+                show_verdicts(client, experiment, run_id, by_grid, datetime.now(UTC))
     except Exception as error:
         print(
-            f"MLflow at {redacted(uri)} did not take the files ({brief(error)}); they are on disk; "
+            f"MLflow at {redacted(uri)} did not take {doing} ({brief(error)}); all is on disk; "
             "--no-log leaves MLflow out",
             file=sys.stderr, flush=True,
         )  # fmt: skip

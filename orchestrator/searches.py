@@ -17,14 +17,12 @@ from typing import Any
 from grids.cell import Cell
 from grids.errors import InputError
 from grids.grid import Grid
-from grids.outcome import DAMAGED
+from grids.outcome import DAMAGED, SEARCH
 from grids.paths import Store, replace_text
 from grids.search import Problem, arm_digest, problems
 from orchestrator.ledger import note_cells, standing
 from orchestrator.plan import Plan, Work
 from orchestrator.searching import Hunt, Reading, Tried, reading
-
-SEARCH = ".search."  # GRID.search.NAME: in tags and in what is planned
 
 
 class Searches:

@@ -81,6 +81,8 @@ class Order:
     slots: int | None = None
     attempts: int | None = None
     max_gpu_hours: float | None = None
+    gpus: int | None = None  # that the cluster starts as cells ask for them
+    gpu_memory: float | None = None  # GB of each
 
     def __post_init__(self) -> None:
         if self.tracking_uri is not None and _holds_secret(self.tracking_uri):
@@ -105,6 +107,7 @@ class Order:
             "--address": "auto", "--store": self.store, "--models": self.models,
             "--data": self.data, "--tracking-uri": self.tracking_uri, "--slots": self.slots,
             "--attempts": self.attempts, "--max-gpu-hours": self.max_gpu_hours,
+            "--gpus": self.gpus, "--gpu-memory": self.gpu_memory,
         }  # fmt: skip
         given = ((name, str(value)) for name, value in options.items() if value is not None)
         grids = (one.path for one in self.shipped)

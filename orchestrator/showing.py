@@ -21,6 +21,7 @@ from grids.outcome import (
     Verdict,
 )
 from orchestrator import notes, views
+from orchestrator.tracking import PAGE
 
 if TYPE_CHECKING:
     from mlflow.entities import Experiment, Run
@@ -29,7 +30,8 @@ if TYPE_CHECKING:
 TAG_ANALYSIS: Final = "banditgrid.analysis"  # of an experiment: that run's id
 # What kind of study it is, in MLflow's words; pages of training are opened by the links (`views`).
 MODEL_TRAINING: Final = {"mlflow.experimentKind": "custom_model_development"}
-PAGE: Final = 1000
+
+Verdicts = Mapping[str, Sequence[Verdict]]  # grid -> what its tables say; nothing where they do not
 
 
 def show_study(
@@ -43,45 +45,52 @@ def show_study(
     for grid, cells in grids:
         entry = json.dumps(notes.grid_entry(grid, cells), sort_keys=True)
         tags[f"{TAG_GRID_PREFIX}{grid.name}"] = entry
-        tags.update([views.tag(views.key_of(grid), views.title_of(grid), views.of_grid(grid))])
+        view = views.of_grid(grid)
+        tags.update([views.tag(views.key_of(grid), views.title_of(grid), view, grid.section)])
     now = found.tags | tags
     entries = {name: json.loads(value) for name, value in under(TAG_GRID_PREFIX, now).items()}
-    verdicts = under(TAG_VERDICTS_PREFIX, now)
+    verdicts = {grid: told for grid, told in under(TAG_VERDICTS_PREFIX, now).items() if told}
     note = notes.study_note(found.name, experiment, entries, verdicts, now.get(TAG_ANALYSIS))
-    tags[TAG_NOTE] = notes.joined(found.tags.get(TAG_NOTE), note)
+    tags[TAG_NOTE] = notes.joined(found.tags.get(TAG_NOTE), note, notes.MOST_OF_A_STUDY)
     _set(client, found, tags)
 
 
 def show_verdicts(
-    client: MlflowClient, experiment: str, analysis: str, made: Sequence[Verdict], now: datetime
-) -> None:
+    client: MlflowClient, experiment: str, analysis: str, by_grid: Verdicts, now: datetime
+) -> int:
     """Write what tables said into the descriptions of the study and of every run of their arms.
 
-    Verdicts of other grids stay. `analysis` is the run that holds the tables.
+    What these tables say no longer goes; verdicts of other grids stay. `analysis` is the run that
+    holds the tables. Answers how many runs were changed.
     """
     found = client.get_experiment(experiment)
-    by_grid: dict[str, list[Verdict]] = {}
-    for verdict in made:
-        by_grid.setdefault(verdict.grid, []).append(verdict)
     tags = {TAG_ANALYSIS: analysis}
-    for grid, of_grid in by_grid.items():
-        tags[f"{TAG_VERDICTS_PREFIX}{grid}"] = notes.study_verdicts(of_grid, now)
+    for grid, made in by_grid.items():
+        tags[f"{TAG_VERDICTS_PREFIX}{grid}"] = notes.study_verdicts(made, now) if made else ""
     _set(client, found, tags)
     show_study(client, experiment)
-    for grid, of_grid in by_grid.items():
-        for run in _runs_of(client, experiment, grid):
-            _show_on_run(client, run, grid, of_grid)
+    return sum(
+        _show_on_run(client, run, grid, made)
+        for grid, made in by_grid.items()
+        for run in _runs_of(client, experiment, grid)
+    )
 
 
-def _show_on_run(client: MlflowClient, run: Run, grid: str, made: Sequence[Verdict]) -> None:
-    tags, name = run.data.tags, f"{TAG_VERDICTS_PREFIX}{grid}"
-    told = notes.run_verdicts(made, tags[TAG_ARM_KEY])
-    if not told or tags.get(name) == told:
-        return
-    client.set_tag(run.info.run_id, name, told)
-    verdicts = under(TAG_VERDICTS_PREFIX, tags | {name: told})
-    if (note := notes.with_verdicts(tags.get(TAG_NOTE), verdicts)) is not None:
-        client.set_tag(run.info.run_id, TAG_NOTE, note)
+def _show_on_run(client: MlflowClient, run: Run, grid: str, made: Sequence[Verdict]) -> bool:
+    """Whether something was to be changed; verdict and description in one call, or neither."""
+    from mlflow.entities import RunTag
+
+    name = f"{TAG_VERDICTS_PREFIX}{grid}"
+    told = notes.run_verdicts(made, run.data.tags.get(TAG_ARM_KEY, ""))
+    tags = run.data.tags | ({name: told} if told or name in run.data.tags else {})
+    verdicts = {grid: text for grid, text in under(TAG_VERDICTS_PREFIX, tags).items() if text}
+    note = notes.with_verdicts(tags.get(TAG_NOTE), verdicts)
+    if note is not None:
+        tags[TAG_NOTE] = note
+    changed = [RunTag(k, v) for k, v in tags.items() if run.data.tags.get(k) != v]
+    if changed:
+        client.log_batch(run.info.run_id, tags=changed)
+    return bool(changed)
 
 
 def _runs_of(client: MlflowClient, experiment: str, grid: str) -> Iterator[Run]:

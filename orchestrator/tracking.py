@@ -30,12 +30,14 @@ PATIENCE = {
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
     "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "5",
+    "MLFLOW_HTTP_RESPECT_RETRY_AFTER_HEADER": "false",  # a proxy may ask for an hour
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "DO_NOT_TRACK": "true",
     # Through the server alone: the store behind it may be out of a client's reach.
     "MLFLOW_ENABLE_PROXY_MULTIPART_DOWNLOAD": "false",
     "MLFLOW_ENABLE_PROXY_MULTIPART_UPLOAD": "false",
 }
+PAGE = 100  # runs in one answer: with all their metrics more take a server longer than that
 # Settings that are no parameter of a run: content that tags and keys name, resources, the horizon.
 NOT_PARAMS = {
     *SPECS, "rounds", "eval", "rows_per_pass", "gradient_checkpointing", "liger", "gpus", "keep",
@@ -53,6 +55,12 @@ def quiet_client(uri: str) -> MlflowClient:
     for name in ("mlflow", "alembic", "urllib3"):
         logging.getLogger(name).setLevel(logging.ERROR)
     return MlflowClient(tracking_uri=uri)
+
+
+def patient_client(uri: str) -> MlflowClient:
+    """A client for a person who waits for what was asked, and not for a round of training."""
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "60")
+    return quiet_client(uri)
 
 
 def connect(uri: str) -> MlflowClient:
@@ -107,7 +115,7 @@ def deleted_runs(client: MlflowClient, experiment: str) -> set[str]:
     token = None
     while True:
         page = client.search_runs(
-            [experiment], run_view_type=ViewType.DELETED_ONLY, max_results=1000, page_token=token
+            [experiment], run_view_type=ViewType.DELETED_ONLY, max_results=PAGE, page_token=token
         )
         found |= {str(run.info.run_id) for run in page}
         if not (token := page.token):
@@ -150,8 +158,10 @@ def _retire(client: MlflowClient, run: Any) -> None:
         if access.status(error) != access.FORBIDDEN:
             raise
         client.set_tag(run.info.run_id, outcome.TAG_STATUS, "superseded")
-        if outcome.TAG_CELL_KEY in run.data.tags:
-            client.delete_tag(run.info.run_id, outcome.TAG_CELL_KEY)
+        ours = (outcome.TAG_CELL_KEY, outcome.TAG_GRID_PREFIX)  # no view of a grid shows it
+        for name in run.data.tags:
+            if name.startswith(ours):
+                client.delete_tag(run.info.run_id, name)
 
 
 def _found(client: MlflowClient, experiment: str, key: str, marked: str | None) -> Any:
@@ -164,8 +174,10 @@ def _found(client: MlflowClient, experiment: str, key: str, marked: str | None) 
                 raise
         else:
             same = run.info.experiment_id == experiment
+            of_cell = run.data.tags.get(outcome.TAG_CELL_KEY) == key  # else it was superseded
             if same and run.info.lifecycle_stage == "active":
-                return run
+                if of_cell:
+                    return run
             print(f"MLflow's run {marked} was deleted; a new one gets its history", flush=True)
     found = client.search_runs(
         [experiment], f"tags.`{outcome.TAG_CELL_KEY}` = '{key}'", max_results=1,

@@ -58,9 +58,8 @@ def usage(timing: Mapping[str, Any], line: Mapping[str, Any]) -> dict[str, float
     made = {f"seconds_{phase}": seconds.get(phase) for phase in PHASES}
     made["seconds_a_round"] = seconds.get("all")
     made["tokens_a_second"] = _ratio(line.get(outcome.GENERATED_TOKENS), seconds.get("generate"))
-    # An evaluation comes after the round that `all` is of; processors' seconds are of both.
-    wall = sum(x for x in (seconds.get("all"), seconds.get("evaluate")) if _is_number(x))
-    made["processors_busy"] = _ratio(process.get("cpu_seconds"), wall)
+    # Of all since the line before: evaluations, checkpoints and a worker's start are in both.
+    made["processors_busy"] = _ratio(process.get("cpu_seconds"), process.get("seconds"))
     made["memory_gb"] = _ratio(process.get("rss_bytes"), GB)
     made["gpu_memory_gb"] = _ratio(process.get("gpu_bytes"), GB)
     return {

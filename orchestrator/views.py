@@ -28,7 +28,6 @@ from grids.outcome import (
 
 TAG_PREFIX: Final = "mlflow.sharedViewState."
 STUDY: Final = "banditgrid-all"
-MOST_VIEWS: Final = 40  # that MLflow's menu shows of an experiment
 BASE, FINAL = f"{BASE_PREFIX}{TEST_PASS}", f"{FINAL_PREFIX}{TEST_PASS}"
 
 
@@ -96,7 +95,7 @@ def _state(search: str, order: str, **more: Any) -> dict[str, Any]:
 
 
 def key_of(grid: Grid) -> str:
-    return f"banditgrid-{grid.name}"
+    return f"banditgrid-grid-{grid.name}"
 
 
 def title_of(grid: Grid) -> str:
@@ -104,14 +103,14 @@ def title_of(grid: Grid) -> str:
     return f"{grid.section or ''} {grid.name}".strip()
 
 
-def tag(key: str, title: str, state: dict[str, Any]) -> tuple[str, str]:
+def tag(key: str, title: str, state: dict[str, Any], section: str | None = None) -> tuple[str, str]:
     """The experiment's tag that holds a view; equal views give equal tags, whenever made.
 
     MLflow's menu begins with the newest: the study, sections in the paper's order, then others.
     """
-    section = re.match(r"\d+(\.\d+)?", title)
-    age = 0.0 if key == STUDY else float(section[0]) if section else 99.0
-    made = 10_000 - round(100 * age)
+    numbers = [int(number) for number in re.findall(r"\d+", section or "")[:2]]
+    age = sum(n * of for n, of in zip(numbers, (1000, 1), strict=False)) or 900_000
+    made = 1_000_000 - (0 if key == STUDY else min(age, 900_000))
     content = {"name": title, "createdAt": made, "updatedAt": made, "state": json.dumps(state)}
     return f"{TAG_PREFIX}{key}", json.dumps(content)
 

@@ -21,7 +21,7 @@ from typing import Any
 
 from grids import outcome
 from grids.cell import Cell
-from grids.paths import CellPaths, DamagedError, read_lines
+from grids.paths import CellPaths, DamagedError, read_lines, read_mark
 from orchestrator import completions, notes
 from orchestrator.inputs import inputs
 from orchestrator.marks import SHOWN, behind, mark_of_done, mark_path, marked_run, place, redacted
@@ -64,7 +64,8 @@ class Writer:
     _sent_at: float = 0.0
     _quiet_until: float = 0.0
     _warned_at: float = -1e9
-    _refused: bool = False  # artifacts were, and that was told
+    _told: bool = False  # that completions were not taken
+    _missed: bool = False  # completions, for now
 
     def begin(self, attempt: int, rows_per_pass: int | None = None) -> None:
         """Mark the run as running and send what earlier attempts did not.
@@ -118,7 +119,7 @@ class Writer:
             self._send(points(timings.beside(lines)), timings)
             self._sent_at = time.monotonic()
             self._mark(int(lines[-1]["round"]), None)
-            if any(outcome.TEST_PASS in line for line in lines):
+            if outcome.TEST_PASS in lines[-1]:  # samples are written with an evaluation
                 self._send_completions()
 
     def _finish(self, done: dict[str, Any]) -> None:
@@ -138,12 +139,15 @@ class Writer:
         scores = {f"{outcome.BASE_PREFIX}{k}": v for k, v in (done.get("base") or {}).items()}
         scores |= {f"{outcome.FINAL_PREFIX}{k}": v for k, v in (done.get("final") or {}).items()}
         self._send([Point(done["rounds"], k, v) for k, v in scores.items() if v is not None])
-        self._close("FINISHED", done["status"], done.get("reason") or "")
+        ended = int(self.paths.done.stat().st_mtime * 1000)  # whenever this is sent again
+        self._close("FINISHED", done["status"], done.get("reason") or "", ended)
 
-    def _close(self, mlflow_status: str, status: str, reason: str) -> None:
+    def _close(
+        self, mlflow_status: str, status: str, reason: str, ended_ms: int | None = None
+    ) -> None:
         self._tag(outcome.TAG_STATUS, status)
         self._tag(outcome.TAG_STATUS_REASON, redacted(reason)[:2000])
-        self._mlflow().set_terminated(self.run_id(), mlflow_status)
+        self._mlflow().set_terminated(self.run_id(), mlflow_status, ended_ms)
 
     def _describe(self, state: str, scored: Mapping[str, Score] | None = None) -> None:
         """The run's description and its data set; what people wrote into it stays."""
@@ -152,20 +156,23 @@ class Writer:
             self._mlflow().log_inputs(self._run_id, inputs(self.cell))
         tags = run.data.tags
         grids = sorted(under(outcome.TAG_GRID_PREFIX, tags))
-        verdicts = under(outcome.TAG_VERDICTS_PREFIX, tags)
+        verdicts = {k: v for k, v in under(outcome.TAG_VERDICTS_PREFIX, tags).items() if v}
         ours = notes.run_note(self.cell, grids, state, scored or {}, verdicts)
         if (note := notes.joined(tags.get(outcome.TAG_NOTE), ours)) != tags.get(outcome.TAG_NOTE):
             self._tag(outcome.TAG_NOTE, note)
 
     def _send_completions(self) -> None:
-        """A store of artifacts that does not take them keeps no number back."""
+        """Neither a store of artifacts that does not take them nor damaged samples keep a number
+        back. What is away may come again: then the next run sends them."""
+        self._missed = False
         try:
             completions.send(self._mlflow(), self.run_id(), self.paths)
-        except (Lost, DamagedError):
+        except Lost:
             raise
         except Exception as error:
-            if not self._refused:
-                self._refused = True
+            self._missed = not completions.is_final(error)
+            if not self._told:
+                self._told = True
                 print(
                     f"MLflow at {redacted(self.uri)} did not take the sample completions "
                     f"({brief(error)}); they are in {self.paths.samples.name}",
@@ -216,8 +223,11 @@ class Writer:
 
     def _mark(self, sent: int, done: str | None) -> None:
         mark = {"place": place(self.uri), "run_id": self.run_id(), "round": sent, "done": done}
-        mark["shown"] = SHOWN if done else None
-        self.lease.write_json(mark_path(self.paths), {**mark, "grids": sorted(self.grids)})
+        mark["shown"] = SHOWN if done and not self._missed else None
+        before = read_mark(mark_path(self.paths)) or {}
+        same = before.get("run_id") == mark["run_id"]  # tags of other grids stay on the run
+        grids = {*self.grids, *(before.get("grids", ()) if same else ())}
+        self.lease.write_json(mark_path(self.paths), {**mark, "grids": sorted(grids)})
 
 
 def _time_ms(point: Point, timings: Timings | None) -> int:

@@ -6,6 +6,7 @@ With SQLite; PostgreSQL and a real study are `integration/test_backup.py`'s.
 from __future__ import annotations
 
 import json
+import os
 import sqlite3
 import subprocess
 import threading
@@ -86,6 +87,61 @@ def test_a_store_comes_back(store: Store, database: sqlite3.Connection, tmp_path
     database.close()
 
 
+def test_a_folder_like_that_of_a_copy_in_the_making_stays(store: Store, tmp_path: Path) -> None:
+    theirs = tmp_path / "copy.part" / "thesis.tex"
+    theirs.parent.mkdir()
+    theirs.write_text("mine")
+    assert call(BACKUP, "--store", store.root, tmp_path / "copy").returncode == 0
+    assert call(BACKUP, "--store", store.root, "--database", "x", tmp_path / "b").returncode == 2
+    assert theirs.read_text() == "mine"
+    made = {path.name for path in tmp_path.iterdir()}
+    assert made == {"store", "copy", "copy.part", "expected.json"}
+    assert (tmp_path / "copy").stat().st_mode & 0o777 == 0o700
+
+
+def test_links_come_back_as_links(store: Store, tmp_path: Path) -> None:
+    """But a study that lies elsewhere comes back in the store."""
+    (tmp_path / "weights").write_text("w")
+    for place in (store.root / "a link", store.study("mine").directory / "notes.md",
+                  store.study("mine").cell("k1").directory / "extra"):  # fmt: skip
+        place.symlink_to(tmp_path / "weights")
+    (store.root / "nowhere").symlink_to("not/there")
+    (tmp_path / "elsewhere").mkdir()
+    store.study("mine").directory.rename(tmp_path / "elsewhere" / "mine")
+    store.study("mine").directory.symlink_to(tmp_path / "elsewhere" / "mine")
+    expected = json.loads((tmp_path / "expected.json").read_text())
+    made = call(BACKUP, "--store", store.root, tmp_path / "copy")
+    assert made.returncode == 0, made.stderr
+    again = call(RESTORE, "--store", tmp_path / "new", tmp_path / "copy")
+    assert again.returncode == 0, again.stderr
+    links = {str(p.relative_to(tmp_path / "new")) for p in (tmp_path / "new").rglob("*")
+             if p.is_symlink()}  # fmt: skip
+    assert links == {"a link", "mine/notes.md", "mine/cells/k1/extra", "nowhere"}
+    assert {*files(tmp_path / "new")} | {"mlflow.db"} == {*expected, *links} - {"nowhere"}
+
+
+def test_what_goes_away_meanwhile_ends_no_backup(store: Store, tmp_path: Path) -> None:
+    """A `cp` before whom the file is taken away; what is there and cannot be copied ends it."""
+    (tmp_path / "bin").mkdir()
+    late = tmp_path / "bin" / "cp"
+    late.write_text('#!/bin/sh\ncase "$2" in *contrasts*) $LATE "$2";; esac\nexec /bin/cp "$@"\n')
+    late.chmod(0o755)
+    path = f"{late.parent}:{os.environ['PATH']}"
+
+    def backup(before: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [BACKUP, "--store", str(store.root), str(tmp_path / "copy")],
+            env={**os.environ, "PATH": path, "LATE": before}, capture_output=True, text=True,
+        )  # fmt: skip
+
+    refused = backup("exit 1")
+    assert refused.returncode == 2 and "contrasts.jsonl cannot be copied" in refused.stderr
+    made = backup("rm")
+    assert made.returncode == 0, made.stderr
+    assert not store.study("mine").registrations.exists()
+    assert "store/mine/contrasts.jsonl" not in files(tmp_path / "copy")
+
+
 def test_nothing_is_written_over(store: Store, tmp_path: Path) -> None:
     copy = tmp_path / "copy"
     assert call(BACKUP, "--store", store.root, copy).returncode == 0
@@ -95,6 +151,9 @@ def test_nothing_is_written_over(store: Store, tmp_path: Path) -> None:
         (call(BACKUP, "--store", tmp_path / "none", tmp_path / "b"), "no such folder"),
         (call(BACKUP, "--store", store.root, "--database", "a;b", tmp_path / "b"), "name of a"),
         (call(BACKUP, store.root), "usage:"),
+        (call(BACKUP, "--store", store.root, store.root / "b"), "lies in"),
+        (call(BACKUP, "--store", store.root, tmp_path / "x/../store/mine/b/c"), "lies in"),
+        (call(RESTORE, "--store", tmp_path / "n", "--database", "../x", copy), "name of a"),
         (call(RESTORE, "--store", store.root, copy), "not empty"),
         (call(RESTORE, "--store", tmp_path / "n", store.root), "no whole backup"),
         (call(RESTORE, "--store", tmp_path / "n", "--database", "x", copy), "no database x"),
@@ -106,13 +165,21 @@ def test_nothing_is_written_over(store: Store, tmp_path: Path) -> None:
     assert files(tmp_path) == before
 
 
-@pytest.mark.parametrize("harm", ["changed", "gone"])
+@pytest.mark.parametrize("harm", ["changed", "gone", "added", "linked"])
 def test_a_damaged_copy_is_refused_by_name(store: Store, tmp_path: Path, harm: str) -> None:
     assert call(BACKUP, "--store", store.root, tmp_path / "copy").returncode == 0
     journal = tmp_path / "copy/store/mine/cells/k1/journal.jsonl"
-    journal.write_text('{"round": 1}\n') if harm == "changed" else journal.unlink()
+    if harm == "changed":
+        journal.write_text('{"round": 1}\n')
+    elif harm == "added":
+        journal = journal.with_name("extra.py")
+        journal.write_text("")
+    else:
+        journal.unlink()
+    if harm == "linked":
+        journal.symlink_to("/etc/hostname")
     made = call(RESTORE, "--store", tmp_path / "new", tmp_path / "copy")
-    assert made.returncode == 2 and "k1/journal.jsonl" in made.stderr
+    assert made.returncode == 2 and f"k1/{journal.name}" in made.stderr
     assert not (tmp_path / "new").exists()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -193,3 +194,23 @@ def test_schema_is_json(banditgrid: Callable[..., Ran], tmp_path: Path) -> None:
     assert banditgrid("schema", "--out", tmp_path / "schema.json").code == 0
     assert json.loads((tmp_path / "schema.json").read_text())["type"] == "object"
     assert banditgrid("schema", "--out", tmp_path / "none" / "schema.json").code == 2
+
+
+def test_a_notice_before_there_are_cells_ends_a_run_as_ctrl_c_does(tmp_path: Path) -> None:
+    """SIGUSR2 while the command still imports and plans; 130 is what batch scripts ask for."""
+    (tmp_path / "grid.yaml").write_text(GRID)
+    code = (
+        "import signal, sys\n"
+        "from orchestrator import cli\n"
+        "class Notice:\n"
+        "    def find_spec(self, name, *_):\n"
+        "        if name == 'orchestrator.driver': signal.raise_signal(signal.SIGUSR2)\n"
+        "sys.meta_path.insert(0, Notice())\n"
+        "sys.argv = ['banditgrid', 'run', 'grid.yaml']\n"
+        "cli.main()\n"
+    )
+    ran = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=60
+    )
+    assert (ran.returncode, ran.stdout) == (130, ""), ran.stderr
+    assert "Traceback" not in ran.stderr and not (tmp_path / "store").exists()

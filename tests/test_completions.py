@@ -6,6 +6,8 @@ import json
 import math
 from pathlib import Path
 
+import pandas as pd
+
 from grids.paths import CellPaths
 from orchestrator import completions, tracking
 
@@ -27,7 +29,9 @@ def test_mlflow_reads_the_table_and_sending_again_changes_nothing(tmp_path: Path
     paths.samples.write_text("".join(json.dumps(line) + "\n" for line in LINES))
     for _ in range(2):
         completions.send(client, run_id, paths)
-        table = client.load_table(experiment, completions.FILE, run_ids=[run_id])
+        place = client.download_artifacts(run_id, completions.FILE, str(tmp_path))
+        table = pd.read_json(place, orient="split")  # as MLflow's own reader of tables does
+        assert completions.FILE in client.get_run(run_id).data.tags["mlflow.loggedArtifacts"]
         assert list(table["question"]) == ["1 + 1?", "2 + 2?"]
         assert list(table["round"]) == [5, 5]
         assert table["reward"].isna().tolist() == [False, True]

@@ -85,6 +85,9 @@ def test_compose_takes_the_file_with_and_without_gpus(folder: Path, read: dict[s
         ("nvidia", -1, ["gpu"])
     ]
     assert cuda["ray-worker"]["build"]["target"] == "cuda"
+    assert cuda["ray-worker"]["build"]["args"]["EXTRAS"] == "vllm"
+    without = services(folder, "compose.yaml", "compose.gpu.yaml", EXTRAS="")
+    assert without["ray-worker"]["build"]["args"]["EXTRAS"] == ""
     assert "devices" not in str(cuda["ray-head"])
 
 
@@ -100,7 +103,7 @@ def test_every_variable_has_a_default_or_is_demanded_by_name(file: str) -> None:
     used = re.findall(r"\$\{(\w+)([^}]*)\}", text)
     assert used and not re.search(r"\$(?!\{)", text)
     for name, rest in used:
-        assert rest.startswith((":-", ":?", ":+")), f"${{{name}{rest}}}"
+        assert rest.startswith((":-", "-", ":?", ":+")), f"${{{name}{rest}}}"
 
 
 def test_no_password_has_a_default() -> None:
@@ -168,6 +171,9 @@ def test_services_are_shut_in_and_looked_after(read: dict[str, Any]) -> None:
         for other, how in (service.get("depends_on") or {}).items():
             done = "service_completed_successfully" if other in ONCE else "service_healthy"
             assert how["condition"] == done, (name, other)
+    for name in ("mlflow", "bucket", "users", "ray-head", "ray-worker"):
+        (home,) = (one for one in read[name]["tmpfs"] if one.startswith("/home/"))
+        assert {"uid=10001", "gid=10001"} <= set(home.partition(":")[2].split(",")), name
     for name in ("ray-head", "ray-worker"):
         assert int(read[name]["shm_size"]) >= 2**30
         assert {one["target"] for one in read[name]["volumes"]} == {"/store", "/hub"}

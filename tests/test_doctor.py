@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from grids.errors import InputError
-from orchestrator.doctor_lines import FAULT, READY, Check, Line, gather, of_error, ready
+from orchestrator import show_doctor
+from orchestrator.doctor_lines import FAULT, READY, Check, Line, fault, gather, of_error, ready
 from tests.doctoring import TINY, Told, banditgrid, doctor  # noqa: F401
 from tests.test_cli import Ran
 
@@ -80,6 +81,17 @@ def test_a_check_that_breaks_or_hangs_is_a_line() -> None:
 
 
 def test_a_message_is_parted_into_what_is_wrong_and_what_to_do() -> None:
-    line = of_error("x", InputError("MLflow at http://h: it wants a user: set THIS"))
-    assert (line.told, line.remedy) == ("MLflow at http://h: it wants a user", "set THIS")
+    line = of_error("x", InputError("MLflow at http://h: it is down; start it"))
+    assert (line.told, line.remedy) == ("MLflow at http://h: it is down", "start it")
     assert of_error("x", InputError("nothing more")).remedy == "correct it"
+    line = of_error("grids", InputError("no.yaml: cannot be read: No such file or directory"))
+    assert line.told.endswith("cannot be read: No such file or directory")
+    assert line.remedy == "correct the file"
+
+
+@pytest.mark.parametrize(("width", "lines"), [(None, 1), (200, 1), (40, 2)])
+def test_on_a_narrow_screen_the_remedy_has_a_line_of_its_own(width: int | None, lines: int) -> None:
+    shown = show_doctor._shown(fault("store", "it is full", "free some space there"), 5, width)
+    made = shown.plain.splitlines()
+    assert len(made) == lines and made[-1].endswith("remedy: free some space there")
+    assert lines == 1 or made[1].startswith("       remedy: ")

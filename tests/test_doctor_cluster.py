@@ -5,13 +5,20 @@ not share the store. Two nodes, and hosts with folders of their own, are in the 
 from __future__ import annotations
 
 import os
+import signal
+import socket
+import subprocess
+import sys
+import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
-from orchestrator import doctor_nodes, doctor_packages
+from orchestrator import doctor_cluster, doctor_nodes, doctor_packages
 from orchestrator.doctor_answers import clocks_line, lines
 from orchestrator.doctor_cluster import There
 from orchestrator.doctor_lines import FAULT, NOTE, READY, UNCHECKED, Line
@@ -51,6 +58,61 @@ def test_a_cluster_that_is_not_there_is_one_fault(
         found = doctor("--address", address)
         found.one_fault("ray", address, "start it", "--address")
         assert {line.check for line in found.of(UNCHECKED)} == {"store", "mlflow", "nodes"}
+
+
+@contextmanager
+def silent() -> Iterator[str]:
+    """The host:port of something that takes connections and says nothing."""
+    with socket.socket() as made:
+        made.bind(("127.0.0.1", 0))
+        made.listen()
+        yield f"127.0.0.1:{made.getsockname()[1]}"
+
+
+@pytest.mark.parametrize(("form", "words"), [
+    ("http://{}", ("not in time", "start it")),
+    ("{}", ("takes connections and does not answer", "a Ray's head")),
+])  # fmt: skip
+def test_what_is_silent_is_one_fault_and_soon(
+    doctor: Callable[..., Told], monkeypatch: pytest.MonkeyPatch, form: str, words: tuple[str, ...]
+) -> None:
+    monkeypatch.setenv("RAY_AUTH_TOKEN", "some")
+    monkeypatch.setattr(doctor_cluster, "JOIN_SECONDS", 3.0)
+    monkeypatch.setattr(doctor_cluster, "PATIENCE", (1.0, 1.0))
+    with silent() as address:
+        began = time.monotonic()
+        found = doctor("--address", form.format(address))
+    found.one_fault("ray", address, *words)
+    assert {line.check for line in found.of(UNCHECKED)} == {"store", "mlflow", "nodes"}
+    assert time.monotonic() - began < 30
+
+
+def test_what_is_no_address_is_one_fault(doctor: Callable[..., Told]) -> None:
+    doctor("--address", "foo").one_fault("ray", "got 'foo'", "host:port")
+
+
+def test_what_waits_inside_goes_with_the_doctor(tmp_path: Path) -> None:
+    """Killed, it leaves no process behind; and what waits inside ends by itself."""
+    env = {**os.environ, "RAY_AUTH_TOKEN": "some", "RAY_AUTH_MODE": "token"}
+    program = [sys.executable, "-m", "orchestrator.cli", "doctor", "--address"]
+    with silent() as address:
+        with subprocess.Popen([*program, address], cwd=tmp_path, env=env) as command:
+            child = until(lambda: [c for c in psutil.Process(command.pid).children()
+                                   if "--inside" in c.cmdline()])[0]  # fmt: skip
+            until(lambda: len(child.net_connections()) > 0)  # it is past its imports
+            command.terminate()
+        assert not psutil.wait_procs([child], timeout=10)[1]
+        words = [*program, address, "--inside", "--timeout", "4"]
+        ran = subprocess.run(words, cwd=tmp_path, env=env, timeout=60, check=False)
+        assert ran.returncode == -signal.SIGALRM
+
+
+def until(look: Callable[[], Any], seconds: float = 60.0) -> Any:
+    end = time.monotonic() + seconds
+    while not (found := look()):
+        assert time.monotonic() < end, "it never came"
+        time.sleep(0.1)
+    return found
 
 
 def test_a_wrong_token_and_none_are_one_fault(

@@ -49,6 +49,10 @@ def test_copies_that_are_whole_are_ready(doctor: Callable[..., Told], local: Pat
     assert "sums (local copy, 512 + 500 questions)" in found.line("data").told
 
 
+def few(path: Path, lines: int) -> None:
+    path.write_text("".join(path.read_text().splitlines(keepends=True)[:lines]))
+
+
 def cut(path: Path) -> None:
     with path.open("r+b") as file:
         file.truncate(path.stat().st_size - 100)
@@ -60,6 +64,9 @@ def cut(path: Path) -> None:
         (lambda at: cut(at / "mine/model.safetensors"), "models", ("not whole", "bytes")),
         (lambda at: (at / "mine/model.safetensors").unlink(), "models", ("safetensors",)),
         (lambda at: (at / "mine/config.json").write_text("{"), "models", ("config.json",)),
+        (lambda at: (at / "mine/config.json").write_text("{}"), "models", ("no model_type",)),
+        (lambda at: (at / "mine/tokenizer.json").write_text("{"), "models", ("tokenizer.json",)),
+        (lambda at: few(at / "sums/train.jsonl", 7), "data", ("batch 8", "7 questions", "lower")),
         (lambda at: (at / "sums/train.jsonl").unlink(), "data", ("train.jsonl", "copy it again")),
         (lambda at: (at / "sums/test.jsonl").write_text("{}\n["), "data", ("wrong columns",)),
         (lambda at: (at / "sums/test.jsonl").write_text("["), "data", ("test.jsonl:1", "JSON")),
@@ -70,7 +77,8 @@ def test_a_damaged_copy_is_named(
     harm: Callable[[Path], Any], check: str, words: tuple[str, ...],
 ) -> None:  # fmt: skip
     harm(tmp_path)
-    doctor(local).one_fault(check, *words)
+    line = doctor(local).one_fault(check, *words)
+    assert "the hub's" not in line.remedy, "there is none to have it from"
 
 
 def test_a_part_of_the_weights_that_is_absent_is_named(tmp_path: Path) -> None:

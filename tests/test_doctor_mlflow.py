@@ -53,6 +53,13 @@ def test_what_is_no_mlflow_is_told(doctor: Callable[..., Told]) -> None:
     doctor("--tracking-uri", "ftp://here").one_fault("mlflow", "ftp://here", "http://HOST:5000")
 
 
+def test_a_database_without_its_driver_is_told(doctor: Callable[..., Told]) -> None:
+    uri = "postgresql+asyncpg://me:secret@127.0.0.1:1/x"
+    found = doctor("--tracking-uri", uri)
+    found.one_fault("mlflow", "asyncpg", "not installed", "postgresql+psycopg2://")
+    assert "secret" not in found.text
+
+
 DATE = "Mon, 23 Nov 2026 10:00:00 GMT"
 AT = 1795428000.0  # the same moment
 

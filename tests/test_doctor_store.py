@@ -83,6 +83,8 @@ def test_mlflows_tables_are_those_of_the_installed_mlflow(
             doctor("--tracking-uri", f"sqlite:///{path}").one_fault("mlflow", str(path), *words)
     with database(tmp_path / "good.db", newest):
         assert doctor("--tracking-uri", f"sqlite:///{tmp_path / 'good.db'}").code == 0
+    found = doctor("--tracking-uri", f"sqlite:///{tmp_path / 'no' / 'm.db'}")
+    found.one_fault("mlflow", "there is no folder", str(tmp_path / "no"), "make the folder")
     (tmp_path / "bad.db").write_text("this is text\n" * 100)
     found = doctor("--tracking-uri", f"sqlite:///{tmp_path / 'bad.db'}")
     found.one_fault("mlflow", "is no database of MLflow", "move it away")

@@ -6,7 +6,7 @@ import pytest
 
 from grids import InputError, load_grid
 from grids.catalog import ESTIMATORS
-from grids.load import grid_schema, load_grids
+from grids.load import grid_files, grid_schema, load_grids
 from tests.conftest import GRIDS, ROOT
 
 PAPER = ROOT / "grids" / "paper"
@@ -440,6 +440,16 @@ def test_two_grids_of_one_name(grid_file):
     paths = [grid_file(GOOD, "a.yaml"), grid_file(GOOD, "b.yaml")]
     with pytest.raises(InputError, match="b.yaml: name: duplicate name; got 'g', which .*a.yaml"):
         load_grids(paths)
+
+
+def test_a_folder_stands_for_the_grids_in_it(grid_file):
+    b, a = (grid_file(GOOD.replace("name: g", f"name: {n}"), f"{n}.yaml") for n in ("b", "a"))
+    (a.parent / "below").mkdir()
+    (a.parent / "notes.txt").write_text("no grid")
+    assert grid_files([a.parent, b]) == [a, b] and grid_files([b, a.parent]) == [b, a]
+    assert [grid.name for grid in load_grids([a.parent])] == ["a", "b"]
+    with pytest.raises(InputError, match="below: a folder without a grid: no file there ends in"):
+        load_grids([a.parent / "below"])
 
 
 def test_a_file_that_is_not_there(tmp_path):

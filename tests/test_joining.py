@@ -86,6 +86,12 @@ def test_a_dashboards_address_is_told_apart(monkeypatch: pytest.MonkeyPatch) -> 
         cluster.check("http://10.0.0.1:8265")
 
 
+@pytest.mark.parametrize("address", ["foo", "foo:bar", ":6379", "http:/foo"])
+def test_what_is_no_address_is_told(address: str) -> None:
+    with pytest.raises(InputError, match="expected host:port of the cluster's head"):
+        cluster.check(address)
+
+
 def test_a_node_tells_what_is_wrong_with_a_store(tmp_path: Path) -> None:
     store = Store(tmp_path)
     write_json(store.identity, {"id": "one"})

@@ -1,13 +1,14 @@
-"""`ray up`, SLURM and MLflow's chart: their own tools and keys, and what the project promises.
+"""`ray up` and MLflow's chart: their own tools and keys, and what the project promises.
 
-No cluster is needed. Leaves out Kubernetes' objects (`test_manifests.py`), a real SLURM
-(`integration/test_slurm.py`), compose files and images.
+No cluster is needed. Leaves out Kubernetes' objects (`test_manifests.py`), SLURM's script
+(`test_sbatch.py`), compose files and images.
 """
 
 from __future__ import annotations
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -127,21 +128,24 @@ def test_a_cluster_in_a_cloud_is_closed_shared_and_spot(cloud: str) -> None:
     assert re.search(r"spot|preemptible", json.dumps(types["gpu"]["node_config"]))
 
 
-# ---- SLURM
-
-
-def test_the_batch_script_is_sound_shell() -> None:
-    script = str(DEPLOY / "slurm" / "banditgrid.sbatch")
-    subprocess.run(["bash", "-n", script], check=True)
-    checker = Path(sys.executable).parent / "shellcheck"
-    if not checker.exists():
-        pytest.skip("install the extra deploy to check shell scripts")
-    told = subprocess.run([str(checker), script], capture_output=True, text=True)
-    assert told.returncode == 0, told.stdout
-
-
-def test_the_batch_script_asks_to_be_told_and_to_come_again() -> None:
-    text = (DEPLOY / "slurm" / "banditgrid.sbatch").read_text()
-    asked = set(re.findall(r"^#SBATCH (\S+)", text, re.M))
-    assert {"--requeue", "--signal=B:USR1@120", "--open-mode=append"} <= asked
-    assert "RAY_AUTH_MODE=token" in text and "unset RAY_AUTH_TOKEN" in text
+@pytest.mark.parametrize("cloud", ["aws", "gcp"])
+def test_what_travels_to_a_cloud_is_the_program_without_passwords(
+    cloud: str, tmp_path: Path
+) -> None:
+    """By rsync itself, as Ray calls it."""
+    if shutil.which("rsync") is None:
+        pytest.skip("no rsync here")
+    told = yaml.safe_load((DEPLOY / "ray-up" / f"{cloud}.yaml").read_text())
+    kept = {"workers/embedded/models/a.safetensors", "grids/data/a.yaml", "constraints.txt"}
+    left = {".env", "deploy/compose/.env", ".git/config", ".venv/bin/python", "store/s/cells/k/a",
+            "models/m/a.safetensors", "data/a", "tables/a", "bench/a", "gpu-report/a",
+            "grids/__pycache__/a.pyc"}  # fmt: skip
+    for name in kept | left:
+        (tmp_path / "from" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "from" / name).touch()
+    words = [word for name in told["rsync_exclude"] for word in ("--exclude", name)]
+    command = ["rsync", "-a", *words, f"{tmp_path}/from/", f"{tmp_path}/to/"]
+    subprocess.run(command, check=True, timeout=60)
+    came = {str(p.relative_to(tmp_path / "to")) for p in (tmp_path / "to").rglob("*")
+            if p.is_file()}  # fmt: skip
+    assert came == kept

@@ -6,16 +6,20 @@ No cluster is needed. Leaves out the other files of `deploy/` (`test_launchers.p
 from __future__ import annotations
 
 import json
+import os
 import re
+import shlex
 import shutil
 import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import yaml
 
 from grids.load import load_grid
 from tests import manifests
-from tests.manifests import DEPLOY, Object
+from tests.manifests import DEPLOY, ROOT, Object
 
 pytest.importorskip("kubernetes_validate", reason="install the extra deploy to check manifests")
 
@@ -257,6 +261,53 @@ def test_workers_come_when_cells_ask_and_go_after_them(name: str) -> None:
     assert cluster["autoscalerOptions"]["version"] == "v2"
     for group in cluster["workerGroupSpecs"]:
         assert group["minReplicas"] == group["replicas"] == 0 < group["maxReplicas"]
+
+
+@pytest.mark.parametrize("name", STUDIES)
+def test_cells_ask_for_as_many_workers_as_there_may_be(name: str) -> None:
+    """Else the autoscaler starts none, or fewer than it might."""
+    (group,) = study(name)["spec"]["rayClusterSpec"]["workerGroupSpecs"]
+    (container,) = group["template"]["spec"]["containers"]
+    asked = container["resources"]["requests"]
+    each = asked["cpu"] if name == "cpu" else asked["nvidia.com/gpu"]
+    words = study(name)["spec"]["entrypoint"].split()
+    option = "--slots" if name == "cpu" else "--gpus"
+    assert int(words[words.index(option) + 1]) == group["maxReplicas"] * int(each)
+    assert ("--gpu-memory" in words) == (name != "cpu")
+
+
+READ = """#!{python}
+import sys
+from typer.main import get_command
+from grids.load import load_grids
+from orchestrator.cli import app
+context = get_command(app).commands[sys.argv[1]].make_context("run", sys.argv[2:])
+print(*(grid.name for grid in load_grids(context.params["grids"])), context.params["address"])
+"""
+
+
+@pytest.mark.parametrize("name", STUDIES)
+def test_the_entrypoint_finds_the_grids(name: str, tmp_path: Path) -> None:
+    """KubeRay's shell, where no grid is, splits it; `ray job submit` quotes every word; a shell on
+    the head, where the grids lie as a ConfigMap, runs it."""
+    grids, program = tmp_path / "grids", tmp_path / "bin" / "banditgrid"
+    line = study(name)["spec"]["entrypoint"].replace("/grids", str(grids))
+    there = ["bash", "-c", f"printf '%s\\n' {line}"]
+    words = subprocess.check_output(there, cwd=tmp_path, text=True).splitlines()
+    data = grids / "..data"
+    data.mkdir(parents=True)
+    for one in ("b", "a"):
+        text = (KUBERAY / "cpu" / "grid.yaml").read_text().replace("name: first", f"name: {one}")
+        (data / f"{one}.yaml").write_text(text)
+        (grids / f"{one}.yaml").symlink_to(f"..data/{one}.yaml")
+    program.parent.mkdir()
+    program.write_text(READ.format(python=sys.executable))
+    program.chmod(0o755)
+    env = {**os.environ, "PATH": f"{program.parent}:{os.environ['PATH']}", "PYTHONPATH": str(ROOT)}
+    told = subprocess.run(
+        ["sh", "-c", shlex.join(words)], env=env, capture_output=True, text=True, cwd=tmp_path
+    )
+    assert (told.stdout.split(), told.returncode) == (["a", "b", "auto"], 0), told.stderr
 
 
 def test_the_small_study_is_a_grid_that_ends_soon() -> None:

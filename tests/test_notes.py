@@ -30,8 +30,31 @@ def verdict(**changed: str) -> Verdict:
 def test_an_arms_name_tells_every_setting_of_its_own(tiny) -> None:
     assert notes.arm_name(tiny()) == "(8,1,0) raw"  # what its model brings is not told
     told = notes.arm_name(tiny(lr=0.001, rollouts=8, advantage="grpo", kl="off"))
-    assert told == "(8,8,0) grpo lr=0.001 kl=0"
+    assert told == "(8,8,0) grpo lr=0.001 kl=0.0"
     assert notes.arm_name(tiny(engine="vllm")).endswith(" vllm")
+
+
+@pytest.mark.parametrize(
+    "one, other",
+    [
+        ({"lr": 1e-6}, {"lr": 3e-5}),  # the program's default, and the model's
+        ({"lr": 1.2345678e-6}, {"lr": 1.2345681e-6}),
+        ({"micro_batch": 4}, {"micro_batch": 8}),
+        ({"precision": "fp32"}, {"precision": "bf16"}),
+        ({"engine": "vllm"}, {"engine": "transformers"}),
+        ({"grader": "gsm8k"}, {"grader": "gsm8k-flexible"}),
+        ({"reward_noise": 0.1}, {"reward_noise": 0.3}),
+    ],
+)
+def test_arms_with_other_keys_have_other_names(tiny, one, other) -> None:
+    assert tiny(**one).arm_key != tiny(**other).arm_key
+    assert notes.arm_name(tiny(**one)) != notes.arm_name(tiny(**other))
+
+
+def test_arms_with_one_key_have_one_name(tiny) -> None:
+    """Of one rollout GRPO's advantage is the raw reward, whichever grid named it last."""
+    assert tiny(advantage="grpo").arm_key == tiny().arm_key
+    assert notes.arm_name(tiny(advantage="grpo")) == notes.arm_name(tiny()) == "(8,1,0) raw"
 
 
 @pytest.mark.parametrize("path", GRIDS, ids=lambda path: path.stem)
@@ -101,7 +124,23 @@ def test_a_long_description_is_cut_at_a_line() -> None:
     many = [verdict(contrast=f"contrast{i}") for i in range(400)]
     told = notes.study_verdicts(many, NOON)
     assert len(told) <= notes.MOST_OF_A_GRID and told.endswith("(more: see the tables)")
-    assert len(notes.joined("x" * 100, "y\n" * 9000)) <= notes.MOST
+    assert len(notes.joined("x" * 100, "y\n" * 9000)) <= notes.MOST_OF_A_RUN
+
+
+def test_people_come_first_where_there_is_no_room_for_both() -> None:
+    theirs = "a line of a person's own\n" * 400
+    assert notes.joined(theirs, "**ours**\nmore") == theirs
+
+
+def test_words_in_front_of_our_first_line_stay() -> None:
+    note = notes.joined(None, "**ours**, old\nmore")
+    again = notes.joined(f"Ask Ada. {note}", "**ours**, new")
+    assert again == f"Ask Ada.\n\n**ours**, new {notes.OURS}\n"
+
+
+def test_trials_of_a_search_are_in_no_table(tiny) -> None:
+    note = notes.run_note(tiny(), ["g.search.lr"], "finished", {}, {})
+    assert "A trial of the search `lr` of `g`; in no table." in note and "In the tables" not in note
 
 
 def test_a_lowered_micro_batch_is_no_setting_of_the_arm() -> None:

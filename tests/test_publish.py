@@ -67,7 +67,7 @@ def test_a_server_that_is_absent_costs_a_line(files, tmp_path, capsys, monkeypat
     uri = "http://user:secret@127.0.0.1:9"
     assert not publish(files, tmp_path / "out", "tables", ["s"], uri)
     told = capsys.readouterr().err
-    assert told.count("\n") == 1 and "they are on disk; --no-log leaves MLflow out" in told
+    assert told.count("\n") == 1 and "all is on disk; --no-log leaves MLflow out" in told
     assert "secret" not in told
 
 

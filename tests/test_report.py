@@ -162,6 +162,23 @@ def test_a_look_that_cannot_be_counted_is_told(banditgrid, grid_path, tmp_path):
     )
 
 
+def test_a_foreign_study_is_logged_only_where_the_command_names_the_server(
+    banditgrid,  # noqa: F811
+    grid_path,  # noqa: F811
+    tmp_path,
+    monkeypatch,
+):
+    """A server that the environment names may have a study of that name, and it is another."""
+    small, bundle = filled(tmp_path), tmp_path / "test.zip"
+    write_bundle(StoreSource(small.store.study("test")), bundle)
+    uri = f"sqlite:///{tmp_path}/server.db"
+    words = ("tables", grid_path, "--from", bundle, "--out", tmp_path / "out")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    assert "logged" not in banditgrid(*words).out
+    assert not (tmp_path / "server.db").exists()
+    assert "logged to the run `analysis` of test" in banditgrid(*words, "--tracking-uri", uri).out
+
+
 @pytest.mark.parametrize(
     "words, message",
     [

@@ -141,11 +141,12 @@ def test_the_entrypoint_is_one_line_of_shell(grid_file: Callable[..., Path]) -> 
     grid: Grid = load_grid(grid_file(GRID))
     made = Order(
         "s", [Shipped(grid, "")], "/a b/store", models="/m", slots=2, attempts=5,
-        tracking_uri="http://mlflow:5000",
+        tracking_uri="http://mlflow:5000", gpus=8, gpu_memory=24.0,
     )  # fmt: skip
     assert made.entrypoint == (
         "python3 -m orchestrator.launch run submitted/s/one.yaml --address auto "
-        "--store '/a b/store' --models /m --tracking-uri http://mlflow:5000 --slots 2 --attempts 5"
+        "--store '/a b/store' --models /m --tracking-uri http://mlflow:5000 --slots 2 --attempts 5 "
+        "--gpus 8 --gpu-memory 24.0"
     )
     assert command("logs", "a;b").endswith(" logs 'a;b'")
 

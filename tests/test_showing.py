@@ -43,7 +43,7 @@ def test_what_earlier_runs_said_of_other_grids_stays(client, experiment) -> None
     note = tags(client, experiment)[outcome.TAG_NOTE]
     assert "first of all" in note and "then this" in note
     kept = under(views.TAG_PREFIX, tags(client, experiment))
-    assert set(kept) == {views.STUDY, "banditgrid-one", "banditgrid-two"}
+    assert set(kept) == {views.STUDY, "banditgrid-grid-one", "banditgrid-grid-two"}
 
 
 def test_nothing_is_sent_twice(client, experiment) -> None:
@@ -84,7 +84,8 @@ def runs(client, experiment, tmp_path) -> dict[int, str]:
 def test_verdicts_reach_the_study_and_the_runs_of_both_arms(client, experiment, runs) -> None:
     keys = {n: client.get_run(r).data.tags[outcome.TAG_ARM_KEY] for n, r in runs.items()}
     said = verdict(a_key=keys[1], b_key=keys[8])
-    show_verdicts(client, experiment, "r1", [said], NOON)
+    assert show_verdicts(client, experiment, "r1", {"g": [said]}, NOON) == 2
+    assert show_verdicts(client, experiment, "r1", {"g": [said]}, NOON) == 0
     assert "better at lr 1e-06" in tags(client, experiment)[outcome.TAG_NOTE]
     assert tags(client, experiment)[TAG_ANALYSIS] == "r1"
     for rollouts, side in ((1, "a"), (8, "b")):
@@ -93,13 +94,18 @@ def test_verdicts_reach_the_study_and_the_runs_of_both_arms(client, experiment, 
     # Tables of another grid, which say something else of the same arm, stand beside them.
     other = said._replace(grid="h", told="inconclusive at lr 1e-06")
     client.set_tag(runs[1], f"{outcome.TAG_GRID_PREFIX}h", "yes")
-    show_verdicts(client, experiment, "r1", [other], NOON)
+    show_verdicts(client, experiment, "r1", {"h": [other]}, NOON)
     note = client.get_run(runs[1]).data.tags[outcome.TAG_NOTE]
     assert "**better" in note and "**inconclusive" in note
+    # What the last tables no longer say is gone, from the study too.
+    show_verdicts(client, experiment, "r1", {"g": []}, NOON)
+    note = client.get_run(runs[1]).data.tags[outcome.TAG_NOTE]
+    assert "**better" not in note and "**inconclusive" in note
+    assert "better at lr" not in tags(client, experiment)[outcome.TAG_NOTE]
 
 
 def test_tables_without_contrasts_change_no_run(client, experiment, runs) -> None:
     before = client.get_run(runs[1]).data.tags
-    show_verdicts(client, experiment, "r1", [], NOON)
+    show_verdicts(client, experiment, "r1", {"g": []}, NOON)
     assert client.get_run(runs[1]).data.tags == before
     assert "#/experiments" in tags(client, experiment)[outcome.TAG_NOTE]

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import http.server
 import itertools
 import json
 import math
+import os
+import threading
 import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+import requests
 
 from grids.errors import InputError
 from grids.grid import Grid
@@ -459,7 +463,7 @@ def test_artifacts_that_are_refused_keep_no_number_back(
     writer = writer_of(store.tracking_uri, experiment, work, paths)
     paths.samples.write_text(json.dumps({"round": 5, "completion": "x"}) + "\n")
     done_cell(writer)
-    assert writer.failures == 0 and marks.is_level(work, paths, store.tracking_uri)
+    assert writer.failures == 0 and marks.is_level(work, paths, store.tracking_uri)  # for good
     assert history(client, writer.run_id(), "test/pass_at_1")[-1] == (10, 0.1)
     assert capsys.readouterr().err.count("did not take the sample completions") == 1
 
@@ -478,3 +482,91 @@ def test_a_run_of_before_there_was_more_than_numbers_is_made_level(
     again(writer).finish(json.loads(writer.paths.done.read_text()))
     assert marks.is_level(work, writer.paths, store.tracking_uri)
     assert histories(client, writer.run_id()) == before
+
+
+class Slow503(http.server.BaseHTTPRequestHandler):
+    """A proxy whose server is away, and which asks to come back in an hour."""
+
+    def do_GET(self) -> None:
+        self.send_response(503)
+        self.send_header("Retry-After", "3600")
+        self.end_headers()
+
+    do_POST = do_GET
+
+    def log_message(self, *_: Any) -> None:
+        pass
+
+
+@pytest.fixture
+def away() -> Any:
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Slow503)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+
+
+def test_nobody_waits_as_long_as_a_proxy_asks(away: str) -> None:
+    began = time.monotonic()
+    with pytest.raises(InputError, match="no MLflow tracking store answers"):
+        tracking.connect(away)
+    assert time.monotonic() - began < 60
+
+
+def test_completions_that_are_away_are_sent_by_the_next_run(
+    client: Any, store: Store, new_run: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    writer = new_run()
+    writer.paths.samples.write_text(json.dumps({"round": 5, "completion": "x"}) + "\n")
+
+    def broken(*_: Any) -> None:
+        raise requests.ConnectionError("the store of artifacts is away")
+
+    with monkeypatch.context() as for_now:
+        for_now.setattr(type(client), "log_text", broken)
+        done_cell(writer)
+    work = Work("s", writer.cell, tuple(writer.grids), "finished")
+    assert writer.failures == 0 and not marks.is_level(work, writer.paths, store.tracking_uri)
+    assert history(client, writer.run_id(), "test/pass_at_1")[-1] == (10, 0.1)
+    again(writer).finish(json.loads(writer.paths.done.read_text()))
+    assert marks.is_level(work, writer.paths, store.tracking_uri)
+    assert [x.path for x in client.list_artifacts(writer.run_id())] == ["completions.json"]
+
+
+def test_damaged_samples_keep_no_done_cell_behind(store: Store, new_run: Any) -> None:
+    writer = new_run()
+    writer.paths.samples.write_text("no JSON\n")
+    done_cell(writer)
+    work = Work("s", writer.cell, tuple(writer.grids), "finished")
+    assert marks.is_level(work, writer.paths, store.tracking_uri)
+
+
+def test_a_run_ended_when_its_cell_did_whenever_that_is_sent(client: Any, new_run: Any) -> None:
+    writer = new_run()
+    done_cell(writer)
+    ended = client.get_run(writer.run_id()).info.end_time
+    os.utime(writer.paths.done, (1e9, 1e9))
+    again(writer).finish(json.loads(writer.paths.done.read_text()))
+    assert client.get_run(writer.run_id()).info.end_time == 10**12 < ended
+
+
+def test_a_cell_of_two_grids_is_level_with_both(store: Store, new_run: Any) -> None:
+    """Runs of one grid and of the other, in turn, send nothing again."""
+    writer = new_run()
+    done_cell(writer)
+    one = Work("s", writer.cell, tuple(writer.grids), "finished")
+    other = replace(one, grids=("two",))
+    assert not marks.is_level(other, writer.paths, store.tracking_uri)
+    other_writer = writer_of(writer.uri, writer.experiment, other, writer.paths)
+    other_writer.finish(json.loads(writer.paths.done.read_text()))
+    for work in (one, other):
+        assert marks.is_level(work, writer.paths, store.tracking_uri)
+
+
+def test_a_superseded_run_is_in_no_view_and_never_taken_again(client: Any, new_run: Any) -> None:
+    writer = new_run()
+    done_cell(writer)
+    old = writer.run_id()
+    for name in ("banditgrid.cell_key", "banditgrid.grid.one"):  # as `_retire` leaves it
+        client.delete_tag(old, name)
+    assert again(writer).run_id() != old

@@ -15,8 +15,9 @@ def test_every_contrast_in_every_pair_is_told_with_interval_and_n(store) -> None
     for cell in grid.cells():
         if cell.model == "tiny-qwen2":
             trained(store, grid, cell, 0.8 if cell.rollouts == 8 else 0.4)
-    made = verdicts(make_tables([grid], open_studies([grid], store, "")))
-    known, open_ = sorted(made, key=lambda verdict: verdict.where, reverse=True)
+    ((study, by_grid),) = verdicts(make_tables([grid], open_studies([grid], store, ""))).items()
+    assert (study, list(by_grid)) == ("s", ["g"])
+    known, open_ = sorted(by_grid["g"], key=lambda verdict: verdict.where, reverse=True)
     assert (known.study, known.grid, known.contrast) == ("s", "g", "n")
     assert known.where == "tiny-qwen2 tiny-sums" and known.told.startswith("better")
     assert known.numbers.startswith("b - a +0.") and "4 of 4 seeds, 200 questions" in known.numbers

@@ -14,7 +14,7 @@ from orchestrator import tracking, views
 from orchestrator.plan import make_plan
 from tests.conftest import GRIDS
 
-MOST_OF_A_TAG = 5000  # what MLflow's schema of PostgreSQL takes in a tag of an experiment
+MOST_OF_A_TAG = 20_000  # what MLflow takes in a tag of an experiment
 
 
 def grid(name: str, seeds: list[int]) -> Grid:
@@ -66,9 +66,10 @@ def test_equal_views_are_equal_tags() -> None:
 
 
 def test_the_menu_has_the_study_first_and_then_the_papers_order() -> None:
-    titles = ["other", "4.8 large", "4.2 minimalist"]
-    made = [views.tag(title, title, {}) for title in titles] + [views.tag(views.STUDY, "all", {})]
+    sections = [None, "4.10", "4.2"]
+    made = [views.tag(str(x), f"{x} grid", {}, x) for x in sections]
+    made.append(views.tag(views.STUDY, "all", {}))
     newest_first = sorted(made, key=lambda tag: -json.loads(tag[1])["createdAt"])
     assert [json.loads(tag[1])["name"] for tag in newest_first] == [
-        "all", "4.2 minimalist", "4.8 large", "other",
+        "all", "4.2 grid", "4.10 grid", "None grid",
     ]  # fmt: skip

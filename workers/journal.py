@@ -12,7 +12,7 @@ import socket
 import time
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -33,12 +33,23 @@ _SCHEMA = pa.schema(
 )  # fmt: skip
 
 
+class _Clocks(NamedTuple):
+    """Seconds of the wall and of this process's processors, from some beginning."""
+
+    wall: float
+    cpu: float
+
+    @classmethod
+    def now(cls) -> _Clocks:
+        return cls(time.perf_counter(), time.process_time())
+
+
 class Journal:
     """Writes the line-by-line files of one cell, under its lease."""
 
     def __init__(self, lease: Lease | Lent) -> None:
         self.lease, self.paths = lease, lease.paths
-        self._cpu = time.process_time()
+        self._last = _Clocks.now()
 
     def rounds(self) -> list[dict[str, Any]]:
         """The lines so far; a half-written last line is not one. All processes of a cell ask."""
@@ -74,11 +85,16 @@ class Journal:
 
     def time(self, number: int, seconds: dict[str, float], attempt: int) -> None:
         """Append a round's seconds by phase, to the millisecond, and what this process took:
-        seconds of processors since the line before, bytes now; and when it was."""
+        seconds of its own and of processors since the line before, bytes now; and when it was."""
         rounded = {name: round(value, 3) for name, value in seconds.items()}
-        cpu, self._cpu = time.process_time() - self._cpu, time.process_time()
+        before, self._last = self._last, _Clocks.now()
         line = {"round": number, "host": socket.gethostname(), "attempt": attempt}
-        took = {"cpu_seconds": round(cpu, 3), **memory.now(), "time": round(time.time(), 3)}
+        took = {
+            "seconds": round(self._last.wall - before.wall, 3),
+            "cpu_seconds": round(self._last.cpu - before.cpu, 3),
+            **memory.now(),
+            "time": round(time.time(), 3),
+        }
         self._append(self.paths.timings, [line | {"seconds": rounded, "process": took}])
 
     def show(self, samples: Iterable[dict[str, Any]]) -> None:

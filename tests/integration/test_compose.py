@@ -285,6 +285,30 @@ def test_a_password_is_rotated_and_a_role_taken_back(composed: Composed) -> None
     assert gone.status_code == 403  # not what he made as a trainer either
 
 
+def test_passwords_of_env_are_changed_as_the_readme_tells(composed: Composed) -> None:
+    def knows(user: str, word: str) -> bool:
+        url = f"{composed.mlflow}/api/2.0/mlflow/experiments/search?max_results=1"
+        return requests.get(url, auth=(user, word), timeout=10).status_code == 200
+
+    old, new = password(composed, "reader"), "another-password-of-reader"
+    try:
+        composed.once("users", MLFLOW_PASSWORD_READER=new)  # .env alone, and `up`
+        assert knows("reader", old) and not knows("reader", new)
+        told = composed.environment("users") | {"MLFLOW_PASSWORD_READER": new}
+        assert users(composed, "rotate", "reader", **told).returncode == 0
+        assert knows("reader", new)
+        again = composed.environment("users") | {"MLFLOW_PASSWORD_ADMIN": "another-of-admin"}
+        assert users(composed, "rotate", "admin", **again).returncode == 0
+        composed.once("users", MLFLOW_TRACKING_PASSWORD="another-of-admin")
+    finally:
+        first = {"MLFLOW_TRACKING_PASSWORD": "another-of-admin"}
+        users(
+            composed, "rotate", "admin", MLFLOW_PASSWORD_ADMIN=password(composed, "admin"), **first
+        )
+        users(composed, "rotate", "reader", MLFLOW_PASSWORD_READER=old)
+    assert knows("reader", old) and knows("admin", password(composed, "admin"))
+
+
 # ---- who is refused
 
 

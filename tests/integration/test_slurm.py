@@ -5,6 +5,7 @@ Needs root, iproute2 and SLURM's own programs. Leaves out GPUs and sites' own pr
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,6 +20,7 @@ from tests.integration.slurm import Slurm
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
+MINE = f".slurm-{os.getuid()}"
 SCRIPT = ROOT / "deploy" / "slurm" / "banditgrid.sbatch"
 GRID = """
 base:
@@ -83,7 +85,8 @@ def assert_left_and_came_again(slurm: Slurm, job: str, study: Disturbed, rounds:
             assert more[0]["from_round"] == first["to_round"]
             saved.append(first["to_round"] or 0)
     assert max(saved) > 3, "it was trained before the notice"
-    assert not (study.store.root / ".slurm" / job).exists(), "the token is gone"
+    left = [path.name for path in (study.store.root / MINE).iterdir()]
+    assert left == [], "the token is gone"
 
 
 def test_a_cluster_of_two_nodes_leaves_and_comes_again(slurm: Slurm) -> None:
@@ -105,7 +108,7 @@ def test_a_cluster_of_two_nodes_leaves_and_comes_again(slurm: Slurm) -> None:
 
 def assert_token_is_kept(slurm: Slurm, study: Disturbed, job: str) -> None:
     """In a file for its owner alone, in no command line, and in none of SLURM's answers."""
-    file = study.store.root / ".slurm" / job / "token"
+    file = study.store.root / MINE / job / "token"
     token = file.read_text()
     assert len(token) == 64 and file.stat().st_mode & 0o777 == 0o600
     for host in slurm.hosts.hosts:
