@@ -13,9 +13,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-import click
 import typer
-from click.core import ParameterSource
 
 from grids.errors import InputError
 from grids.load import grid_schema
@@ -150,7 +148,8 @@ def ui(
 
 @app.command()
 def tables(
-    grids: GridFiles, store: StoreFolder = STORE, models: Models = None, data: Data = None,
+    ctx: typer.Context, grids: GridFiles, store: StoreFolder = STORE,
+    models: Models = None, data: Data = None,
     out: Annotated[
         Path | None,
         typer.Option("--out", help="Folder for the files. [default: tables, or tables-EVALUATION]"),
@@ -174,7 +173,8 @@ def tables(
     written = write_tables(made, out, asked)
     typer.echo("\n".join(markdown(table) for table in made))
     typer.echo("written: " + " ".join(map(str, written)))
-    if not no_log:
+    # A server of the environment may have a study of that name, and it is another.
+    if not no_log and (not elsewhere or _named_here(ctx)):
         below = None if elsewhere else store
         told = None if evaluation else verdicts(made)  # the runs' own scores alone
         _log(written, out, _named("tables", evaluation), studies, below, tracking_uri, told)
@@ -182,7 +182,8 @@ def tables(
 
 @app.command()
 def report(
-    grids: GridFiles, store: StoreFolder = STORE, models: Models = None, data: Data = None,
+    ctx: typer.Context, grids: GridFiles, store: StoreFolder = STORE,
+    models: Models = None, data: Data = None,
     out: Annotated[
         Path | None,
         typer.Option("--out", help="The page. [default: report.html, or report-EVALUATION.html]"),
@@ -203,7 +204,8 @@ def report(
     _note_looks(made, studies)
     page, *figures = write_report(made, studies, out, datetime.now(UTC))
     typer.echo(f"written: {page}, and {len(figures)} files of figures beside it")
-    if not no_log:
+    # A server of the environment may have a study of that name, and it is another.
+    if not no_log and (not elsewhere or _named_here(ctx)):
         files, below = [page, *figures], None if elsewhere else store
         told = None if evaluation else verdicts(made)
         _log(files, out.parent, _named("report", evaluation), studies, below, tracking_uri, told)
@@ -272,23 +274,18 @@ def _log(
     files: list[Path], under: Path, folder: str, studies: Iterable[str], store: Path | None,
     tracking_uri: str | None, verdicts: Mapping[str, Verdicts] | None,
 ) -> None:  # fmt: skip
-    """Log what was written, and the verdicts, to MLflow, where there is one.
-
-    Of a study from elsewhere (`store` is None) only to a server that is named on the command line:
-    one in the environment may have a study of that name, and it is another.
-    """
+    """Log what was written, and the verdicts, to MLflow, where there is one."""
     from orchestrator.publish import publish, tracking_of
 
-    if store is None and not _on_the_command_line("tracking_uri"):
-        return
     uri = tracking_of(None if store is None else Store(store), tracking_uri)
     if uri is not None and publish(files, under, folder, studies, uri, verdicts):
         typer.echo(f"logged to the run `analysis` of {', '.join(studies)} in MLflow")
 
 
-def _on_the_command_line(option: str) -> bool:
-    source = click.get_current_context().get_parameter_source(option)
-    return source is ParameterSource.COMMANDLINE
+def _named_here(ctx: typer.Context) -> bool:
+    """Whether the tracking server is named on the command line, and not by the environment."""
+    source = ctx.get_parameter_source("tracking_uri")
+    return source is not None and source.name == "COMMANDLINE"
 
 
 def _leave_from_now_on() -> None:

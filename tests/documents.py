@@ -5,6 +5,7 @@ A mark is a comment on the line before a fenced block, and nothing that a reader
     <!-- runs: NAME -->      run by the slow test, with all blocks of NAME, as one bash script
     <!-- needs: WHAT -->     needs what no test machine has; its commands are still parsed
     <!-- shows -->           a text block: the block run before it must print this
+    <!-- sample -->          a text block that no test prints
 
 After NAME may stand `exit N` (the code that its last line must end with), `timeout SECONDS`,
 `writes FILE` (a block that is no bash: it becomes this file) and `serves URL` (it is left running,
@@ -27,7 +28,7 @@ from tests.conftest import ROOT
 
 PATTERNS = ("README.md", "docs/*.md", "deploy/**/README.md", "grids/PLUGINS.md", "CONTRIBUTING.md",
             "CHANGELOG.md")  # fmt: skip
-MARK = re.compile(r"<!--\s*(runs|needs|shows)\b:?\s*(.*?)\s*-->\s*$", re.S)
+MARK = re.compile(r"<!--\s*(runs|needs|shows|sample)\b:?\s*(.*?)\s*-->\s*$", re.S)
 WORDS = {"exit": r"\d+", "timeout": r"\d+", "writes": r"[\w./-]+", "serves": r"http\S+"}
 TIMEOUT = 120
 MARKED = ("bash", "sh", "console", "shell")  # all blocks of these must say whether they run
@@ -46,7 +47,7 @@ class Mark:
     """What stands before a block.
 
     Attributes:
-        kind: runs, needs or shows.
+        kind: runs, needs, shows or sample.
         name: of the script that the block belongs to; what is needed.
     """
 
@@ -155,7 +156,7 @@ def scripts() -> dict[str, list[Block]]:
     for path in paths():
         name = None
         for block in read(path).blocks:
-            if block.mark is None or block.mark.kind == "needs":
+            if block.mark is None or block.mark.kind in ("needs", "sample"):
                 continue
             if block.mark.kind == "runs":
                 name = block.mark.name

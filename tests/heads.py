@@ -24,7 +24,7 @@ import psutil
 
 MARK = "BANDITGRID_TEST_HEAD"
 FAKE = "ray.autoscaler._private.fake_multi_node.node_provider"
-HEAD_ID = "f" * 51 + "00000"  # that the fake provider knows
+HEAD_ID, HEAD_TYPE = "f" * 51 + "00000", "ray.head.default"  # that it knows
 EMPTY = (
     "initialization_commands", "setup_commands", "head_setup_commands", "worker_setup_commands",
     "head_start_ray_commands", "worker_start_ray_commands", "cluster_synced_files",
@@ -88,7 +88,7 @@ def _scaling(head: Head, cpus: int, workers: dict[str, Any], options: list[str])
             "type": "external", "module": f"{FAKE}.FakeMultiNodeProvider",
             "launch_multiple": True, "gcs_address": head.address, "head_node_id": HEAD_ID,
         },
-        "available_node_types": {"head": own, **workers}, "head_node_type": "head",
+        "available_node_types": {HEAD_TYPE: own, **workers}, "head_node_type": HEAD_TYPE,
     }  # fmt: skip
     file = head.folder / "workers.json"
     file.write_text(json.dumps(config), encoding="utf-8")

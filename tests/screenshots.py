@@ -58,9 +58,9 @@ class Study:
 
 def study_of(address: str, grid: Grid) -> Study:
     """The grid's study on a server. Runs of one data set and seed, so that they compare."""
-    from orchestrator.tracking import quiet_client
+    from orchestrator.tracking import patient_client
 
-    client = quiet_client(address)
+    client = patient_client(address)
     found = client.get_experiment_by_name(grid.study)
     if found is None:
         raise SystemExit(f"there is no study {grid.study!r} in the store: run the grid first")

@@ -11,8 +11,10 @@ from typing import Any
 import pytest
 
 from grids.errors import InputError
-from orchestrator import show_doctor
+from orchestrator import cli_doctor, show_doctor
+from orchestrator.doctor import SECONDS, SECONDS_OF_A_CLUSTER
 from orchestrator.doctor_lines import FAULT, READY, Check, Line, fault, gather, of_error, ready
+from tests.conftest import ROOT
 from tests.doctoring import TINY, Told, banditgrid, doctor  # noqa: F401
 from tests.test_cli import Ran
 
@@ -46,6 +48,14 @@ def test_a_grid_that_cannot_be_read_is_the_one_fault(
     found = doctor(grid_file(TINY.replace("seeds", "seedz")))
     found.one_fault("grids", "grid.yaml:6: seedz: unknown key")
     assert {line.check for line in found.of("not checked")} == {"engine", "models", "data"}
+
+
+def test_the_page_and_the_help_say_how_long_it_may_take() -> None:
+    page = (ROOT / "docs" / "doctor.md").read_text(encoding="utf-8")
+    here, there = f"{SECONDS:.0f}", f"{SECONDS_OF_A_CLUSTER:.0f}"
+    assert f"({here} s; of a cluster {there} s)" in " ".join(page.split())
+    told = Path(cli_doctor.__file__).read_text(encoding="utf-8")
+    assert f"[default: {here}; of a cluster {there}]" in told
 
 
 def test_a_mode_that_ray_does_not_know_is_told(

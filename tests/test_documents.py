@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import subprocess
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +46,13 @@ PART = {
         "advantage": ["raw", "grpo"],
     },
 }  # fmt: skip
+SHOWN = ("shows", "sample")
+OPTIONS: dict[str, set[str]] = {
+    name: {"--help"}.union(*([*p.opts, *p.secondary_opts] for p in command.params))
+    for name, command in GROUP.commands.items()
+}
+OPTION = re.compile(r"(?<![\w-])--[a-z][\w-]*")
+VARIABLE = re.compile(r"(?<![\w./-])[A-Z][A-Z0-9]*(?:_[A-Z0-9]+)+(?![\w.])")
 PLACEHOLDER = re.compile(r"[A-Z$<{[]|\.\.\.|…")
 each_document = pytest.mark.parametrize("document", DOCUMENTS, ids=map(str, DOCUMENTS))
 
@@ -59,8 +67,10 @@ def spoken(document: Document) -> list[tuple[str, list[str]]]:
 
 @each_document
 def test_every_block_says_whether_it_runs(document: Document) -> None:
-    blocks = [block for block in document.blocks if block.language in MARKED]
+    blocks = [block for block in document.blocks if block.language in (*MARKED, "text")]
     assert not [str(block) for block in blocks if block.mark is None]
+    wrong = [b for b in blocks if b.mark and (b.language == "text") != (b.mark.kind in SHOWN)]
+    assert not [str(block) for block in wrong], "`shows` and `sample` are marks of text"
 
 
 @each_document
@@ -88,6 +98,39 @@ def amiss(arguments: list[str], whole: bool = True) -> str:
         missing = type(error).__name__ == "MissingParameter"
         return "" if missing and not whole else f"{type(error).__name__}: {error}"
     return ""
+
+
+@each_document
+def test_every_option_named_alone_is_there(document: Document) -> None:
+    """Inline: of the command that stands before it; of any, where none does, or of a program that
+    the document's blocks or `deploy/` call."""
+    others = "\n".join(block.text for block in document.blocks) + sources(
+        "deploy", "tests/benchmarks"
+    )
+    elsewhere = set(OPTION.findall(others))
+    wrong = []
+    for code in document.code:
+        first = code.split(" ")[0]
+        if first in COMMANDS or first.startswith("--"):
+            known = OPTIONS[first] if first in COMMANDS else set.union(elsewhere, *OPTIONS.values())
+            wrong += [f"{code}: {name}" for name in OPTION.findall(code) if name not in known]
+    assert not wrong, "\n".join(wrong)
+
+
+@each_document
+def test_every_variable_of_the_environment_is_read_somewhere(document: Document) -> None:
+    known = set(VARIABLE.findall(sources(*FOLDERS) + (ROOT / "Makefile").read_text()))
+    assert not [name for code in document.code for name in VARIABLE.findall(code) if
+                name not in known]  # fmt: skip
+
+
+@cache
+def sources(*folders: str) -> str:
+    """The text of what is no document in some folders, the tests of modules left out."""
+    files = [path for folder in folders for path in sorted((ROOT / folder).rglob("*"))]
+    kept = [p for p in files if p.is_file() and p.suffix not in (".md", ".png", ".pyc")]
+    shown = [p for p in kept if "__pycache__" not in p.parts and not p.name.startswith("test_")]
+    return "\n".join(path.read_text(encoding="utf-8", errors="ignore") for path in shown)
 
 
 @each_document
