@@ -34,6 +34,7 @@ MODE = "workflowType=machine_learning"
 UNFOLD = '[data-component-id="mlflow.experiment.metadata_editor.expand_button"]'
 TO_THE_TOP = "found => found.scrollIntoView()"
 COMPARED = 4
+LOADED = 99  # runs that a page shows at first, the newest; one is that of the analysis
 
 
 @dataclass(frozen=True)
@@ -65,8 +66,9 @@ def study_of(address: str, grid: Grid) -> Study:
     if found is None:
         raise SystemExit(f"there is no study {grid.study!r} in the store: run the grid first")
     runs = client.search_runs(
-        [found.experiment_id], f"tags.`{TAG_CELL_KEY}` != '' AND attributes.status = 'FINISHED'"
-    )
+        [found.experiment_id], f"tags.`{TAG_CELL_KEY}` != '' AND attributes.status = 'FINISHED'",
+        max_results=LOADED, order_by=["attributes.start_time DESC"],
+    )  # fmt: skip
     if len(runs) < COMPARED:
         raise SystemExit(f"{grid.study} has {len(runs)} finished runs; {COMPARED} are compared")
     runs = sorted(runs, key=_alike)[:COMPARED]
