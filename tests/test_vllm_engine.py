@@ -4,6 +4,7 @@ import os
 import random
 from dataclasses import replace
 
+import flask  # noqa: F401 (an engine starts beside objects that do not bear to be looked at)
 import numpy as np
 import pytest
 import torch

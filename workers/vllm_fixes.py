@@ -3,7 +3,8 @@
 - Where vLLM has no class of its own for a model it takes transformers', and changes that class for
   good; `apart` keeps the change to vLLM's own models.
 - Its CPU build packs the weights of linear layers and throws the originals away, so that no new
-  ones could be loaded, and its attention knows few head sizes; `prepare` changes both.
+  ones could be loaded, its attention knows few head sizes, and its start breaks on what other
+  libraries have loaded; `prepare` changes these.
 
 Each is tested against the installed version. Leaves out the engine (`vllm_engine.py`).
 """
@@ -74,6 +75,7 @@ def prepare() -> None:
     if current_platform.is_cpu():
         _keep_weights()
         _pad_heads()
+        _look_gently()
 
 
 def _keep_weights() -> None:
@@ -83,6 +85,21 @@ def _keep_weights() -> None:
         layer.cpu_linear = linear
 
     utils.dispatch_cpu_unquantized_gemm = plain
+
+
+def _look_gently() -> None:
+    """At its start it looks into every module of the process for kernels. An object of another
+    library that does not bear to be looked at (Flask's `request`, where a plug-in or a test loaded
+    it) is none."""
+    from vllm.triton_utils import dispatcher
+
+    def bears(value: object, name: str) -> bool:
+        try:
+            return hasattr(value, name)
+        except Exception:
+            return False
+
+    dispatcher.hasattr = bears
 
 
 def _pad_heads() -> None:
