@@ -173,11 +173,10 @@ def tables(
     written = write_tables(made, out, asked)
     typer.echo("\n".join(markdown(table) for table in made))
     typer.echo("written: " + " ".join(map(str, written)))
-    # A server of the environment may have a study of that name, and it is another.
-    if not no_log and (not elsewhere or _named_here(ctx)):
+    if not no_log:
         below = None if elsewhere else store
         told = None if evaluation else verdicts(made)  # the runs' own scores alone
-        _log(written, out, _named("tables", evaluation), studies, below, tracking_uri, told)
+        _log(ctx, written, out, _named("tables", evaluation), studies, below, told)
 
 
 @app.command()
@@ -204,11 +203,10 @@ def report(
     _note_looks(made, studies)
     page, *figures = write_report(made, studies, out, datetime.now(UTC))
     typer.echo(f"written: {page}, and {len(figures)} files of figures beside it")
-    # A server of the environment may have a study of that name, and it is another.
-    if not no_log and (not elsewhere or _named_here(ctx)):
+    if not no_log:
         files, below = [page, *figures], None if elsewhere else store
         told = None if evaluation else verdicts(made)
-        _log(files, out.parent, _named("report", evaluation), studies, below, tracking_uri, told)
+        _log(ctx, files, out.parent, _named("report", evaluation), studies, below, told)
 
 
 @app.command()
@@ -271,21 +269,22 @@ def _note_looks(made: list[Table], studies: dict[str, Study]) -> None:
 
 
 def _log(
-    files: list[Path], under: Path, folder: str, studies: Iterable[str], store: Path | None,
-    tracking_uri: str | None, verdicts: Mapping[str, Verdicts] | None,
+    ctx: typer.Context, files: list[Path], under: Path, folder: str, studies: Iterable[str],
+    store: Path | None, verdicts: Mapping[str, Verdicts] | None,
 ) -> None:  # fmt: skip
-    """Log what was written, and the verdicts, to MLflow, where there is one."""
+    """Log what was written, and the verdicts, to MLflow, where there is one.
+
+    Of a study from elsewhere (`store` is None) only to a server that the command line names: the
+    environment's may have a study of this name, and it is another.
+    """
     from orchestrator.publish import publish, tracking_of
 
-    uri = tracking_of(None if store is None else Store(store), tracking_uri)
+    source = ctx.get_parameter_source("tracking_uri")
+    if store is None and (source is None or source.name != "COMMANDLINE"):
+        return
+    uri = tracking_of(None if store is None else Store(store), ctx.params["tracking_uri"])
     if uri is not None and publish(files, under, folder, studies, uri, verdicts):
         typer.echo(f"logged to the run `analysis` of {', '.join(studies)} in MLflow")
-
-
-def _named_here(ctx: typer.Context) -> bool:
-    """Whether the tracking server is named on the command line, and not by the environment."""
-    source = ctx.get_parameter_source("tracking_uri")
-    return source is not None and source.name == "COMMANDLINE"
 
 
 def _leave_from_now_on() -> None:

@@ -13,9 +13,10 @@ import shlex
 import signal
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.text import Text
@@ -184,22 +185,12 @@ def _account(summary: Summary, where: cluster.Tracking, store: Store) -> None:
         summary.interrupted = True
 
 
-@contextmanager
-def termination_as_interrupt() -> Iterator[None]:
+def termination_as_interrupt() -> AbstractContextManager[None]:
     """SIGTERM, which batch systems send, stops a program as Ctrl-C does."""
-    try:
-        before = signal.signal(signal.SIGTERM, signal.default_int_handler)
-    except ValueError:  # not the main thread: whoever runs us there handles signals
-        yield
-        return
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
+    return _handled(signal.SIGTERM, signal.default_int_handler)
 
 
-@contextmanager
-def leaving_by_signal(summary: Summary) -> Iterator[None]:
+def leaving_by_signal(summary: Summary) -> AbstractContextManager[None]:
     """SIGUSR2, from the trap of a batch system's script, has this run's cells save and leave; those
     of other drivers stay. (Tune takes SIGUSR1 for itself.)"""
 
@@ -208,29 +199,27 @@ def leaving_by_signal(summary: Summary) -> Iterator[None]:
             raise KeyboardInterrupt  # no cell has begun
         summary.queue.leaving = summary.queue.stopping = True
 
-    try:
-        before = signal.signal(signal.SIGUSR2, leave)
-    except ValueError:  # not the main thread: whoever runs us there handles signals
-        yield
-        return
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGUSR2, before)
+    return _handled(signal.SIGUSR2, leave)
+
+
+def _undisturbed() -> AbstractContextManager[None]:
+    """A second Ctrl-C must not leave workers behind."""
+    return _handled(signal.SIGINT, signal.SIG_IGN)
 
 
 @contextmanager
-def _undisturbed() -> Iterator[None]:
-    """A second Ctrl-C must not leave workers behind."""
+def _handled(sign: signal.Signals, handler: Any) -> Iterator[None]:
+    """Within it a signal does that; in another thread than the main one, whoever runs us there
+    handles signals."""
     try:
-        before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+        before = signal.signal(sign, handler)
     except ValueError:
         yield
         return
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, before)
+        signal.signal(sign, before)
 
 
 def show_summary(summary: Summary, store: Store, out: Console) -> None:
